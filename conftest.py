@@ -1,0 +1,3 @@
+"""Root: the tests' pytester."""
+
+pytest_plugins = ["pytester"]

@@ -1,0 +1,1 @@
+"""Energy of LLM inference, measured in pytest."""

@@ -1,0 +1,1 @@
+"""Results to fits, tests and verdicts."""

@@ -1,0 +1,1 @@
+"""Cells to trials to results."""

@@ -1,0 +1,188 @@
+"""The results document: its codec, its summaries, its schema.
+
+History of the format:
+  llmenergy.results/1  the first.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from pytest_llmenergy import accounting, student_t
+from pytest_llmenergy.errors import DocumentError, RequestError
+from pytest_llmenergy.records import RESULTS_SCHEMA, Campaign, CellRecord, Provenance, Summary, Trial
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+RESULTS_NAME = "results.json"
+
+
+def energy_of(trial: Trial, metric: str) -> float | None:
+    """One call's energy in J by the name of the metric: energy_j, gpu_energy_j or cpu_energy_j."""
+    add = {
+        "energy_j": accounting.energy,
+        "gpu_energy_j": accounting.gpu_energy,
+        "cpu_energy_j": accounting.cpu_energy,
+    }[metric]
+    found = add(trial.domains)
+    return None if found is None else found.energy_j
+
+
+def energy_basis(trials: Iterable[Trial]) -> str:
+    """The metric that energy per token rests on: all energy, or the GPU's where that is all there is."""
+    counted = [trial for trial in trials if trial.counts]
+    if any(energy_of(trial, "energy_j") is not None for trial in counted):
+        return "energy_j"
+    if any(energy_of(trial, "gpu_energy_j") is not None for trial in counted):
+        return "gpu_energy_j"
+    return "energy_j"
+
+
+def summarise(trials: Sequence[Trial], *, tokens_generated: int | None, confidence: float = 0.95) -> Summary:
+    """The means over the counted trials, of one call; unknown where a trial's is unknown."""
+    counted = [trial for trial in trials if trial.counts]
+
+    def mean_of(value: Callable[[Trial], float | None]) -> float | None:
+        values = [value(trial) for trial in counted]
+        known = [v for v in values if v is not None]
+        return student_t.mean(known) if len(known) == len(values) else None
+
+    basis = energy_basis(counted)
+    energies = [energy_of(trial, basis) for trial in counted]
+    known = [energy_j for energy_j in energies if energy_j is not None]
+    complete = bool(known) and len(known) == len(energies)
+    runtime_s = mean_of(lambda trial: trial.runtime_s)
+    energy_j = student_t.mean(known) if complete else None
+    half_width_j = student_t.half_width(known, confidence) if complete else None
+    sums = [
+        accounting.gpu_energy(trial.domains) if basis == "gpu_energy_j" else accounting.energy(trial.domains)
+        for trial in counted
+    ]
+    provenances = {Provenance.UNAVAILABLE if s is None else s.provenance for s in sums}
+    bounds = [
+        s.bound_j / abs(s.energy_j) for s in sums if s is not None and s.bound_j is not None and s.energy_j
+    ]
+    per_token = tokens_generated or None
+    return Summary(
+        runtime_s=runtime_s,
+        energy_j=mean_of(lambda trial: energy_of(trial, "energy_j")),
+        gpu_energy_j=mean_of(lambda trial: energy_of(trial, "gpu_energy_j")),
+        cpu_energy_j=mean_of(lambda trial: energy_of(trial, "cpu_energy_j")),
+        energy_j_per_token=None if energy_j is None or per_token is None else energy_j / per_token,
+        energy_j_per_token_half_width=(
+            None if half_width_j is None or per_token is None else half_width_j / per_token
+        ),
+        energy_basis=basis if complete else None,
+        provenance=next(
+            (p for p in (Provenance.UNAVAILABLE, Provenance.ESTIMATED) if p in provenances or not counted),
+            Provenance.MEASURED,
+        ),
+        power_w=None if energy_j is None or not runtime_s else energy_j / runtime_s,
+        throughput_tok_s=None if per_token is None or not runtime_s else per_token / runtime_s,
+        bound_rel=max(bounds) if bounds and len(bounds) == len(counted) else None,
+    )
+
+
+def with_summary(record: CellRecord) -> CellRecord:
+    """A record that has its summary: its own, or one made from its trials."""
+    if record.summary is not None:
+        return record
+    summary = summarise(record.trials, tokens_generated=record.tokens_generated)
+    return msgspec.structs.replace(record, summary=summary)
+
+
+def encode(campaign: Campaign) -> bytes:
+    """The document as indented JSON."""
+    return msgspec.json.format(msgspec.json.encode(campaign), indent=1) + b"\n"
+
+
+def read_results(path: Path) -> Campaign:
+    """Read a results document.
+
+    Raises:
+        DocumentError: it is missing, no JSON, of another schema or version, or does not fit the schema.
+    """
+    try:
+        text = path.read_bytes()
+    except IsADirectoryError:
+        return read_results(path / RESULTS_NAME)
+    except OSError as error:
+        raise DocumentError(path, f"cannot be read ({error.strerror}).") from error
+    try:
+        campaign = msgspec.json.decode(text, type=Campaign)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        _refuse_other_schema(path, text)
+        raise DocumentError(path, f"is not a results document: {error}.") from error
+    _refuse_other_schema(path, text)
+    return msgspec.structs.replace(campaign, cells=tuple(with_summary(cell) for cell in campaign.cells))
+
+
+class _SchemaOnly(msgspec.Struct):
+    schema: str | None = None
+
+
+def _refuse_other_schema(path: Path, text: bytes) -> None:
+    try:
+        schema = msgspec.json.decode(text, type=_SchemaOnly).schema
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return  # no JSON object at all: the caller's message says where
+    if schema != RESULTS_SCHEMA:
+        raise DocumentError(
+            path,
+            f"has schema {schema!r}; this version reads {RESULTS_SCHEMA!r}.",
+            "Use the pytest-llmenergy that wrote it, or a newer one.",
+        )
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all.
+
+    Raises:
+        RequestError: the folder cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(temporary).chmod(0o666 & ~_umask())
+            Path(temporary).replace(path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise RequestError(
+            f"cannot write {path} ({error.strerror}). Choose another place, or mend its permissions."
+        ) from error
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_results(path: Path, campaign: Campaign) -> None:
+    """Write a results document whole or not at all."""
+    write_atomically(path, encode(campaign))
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of a results document, made from the records themselves."""
+    schema: dict[str, Any] = msgspec.json.schema(Campaign)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": RESULTS_SCHEMA, **schema}
+
+
+def write_json(path: Path, document: dict[str, Any]) -> None:
+    """Write any JSON document of ours, whole or not at all; NaN is refused, unknown is null."""
+    write_atomically(path, (json.dumps(document, indent=1, allow_nan=False) + "\n").encode())

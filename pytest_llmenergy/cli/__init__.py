@@ -1,0 +1,55 @@
+"""`llmenergy-report`: one file a command, each imported only when it is called."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from typing import Any
+
+import click
+
+from pytest_llmenergy.errors import LLMEnergyError
+
+# Command -> the module of this package that holds a click command named `command`.
+COMMANDS = {
+    "summary": "summary",
+    "import": "import_",
+    "schema": "schema",
+    "anova": "anova",
+    "fit": "fit",
+    "route": "route",
+    "gate": "gate",
+    "ab": "ab",
+    "doctor": "doctor",
+}
+
+
+class _LazyGroup(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Every command that this version has."""
+        del ctx
+        return [name for name, module in COMMANDS.items() if importlib.util.find_spec(f"{__name__}.{module}")]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the command's module."""
+        if cmd_name not in self.list_commands(ctx):
+            return None
+        module = importlib.import_module(f"{__name__}.{COMMANDS[cmd_name]}")
+        command: click.Command = module.command
+        return command
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="pytest-llmenergy")
+def group() -> None:
+    """Results of `pytest --llm-energy` to tables, tests, fits, plans and verdicts."""
+
+
+def main(arguments: list[str] | None = None) -> Any:
+    """Run a command: status 0 done, 1 a verdict against, 2 the request or the input is wrong."""
+    try:
+        return group.main(args=arguments, prog_name="llmenergy-report")
+    except LLMEnergyError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(2)

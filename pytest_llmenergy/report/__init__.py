@@ -1,0 +1,1 @@
+"""Anything above to tables, figures and one page."""

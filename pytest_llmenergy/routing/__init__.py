@@ -1,0 +1,1 @@
+"""Fits and a workload to a plan."""
