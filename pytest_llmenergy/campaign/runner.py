@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 
 from pytest_llmenergy.backends import Work
+from pytest_llmenergy.campaign.grid import Place
 from pytest_llmenergy.campaign.journal import (
     JOURNAL_NAME,
     CellDone,
@@ -43,8 +44,16 @@ class Observer(Protocol):
         """A model is being loaded."""
         ...
 
+    def begins(self, place: Place) -> None:
+        """A cell is about to be measured."""
+        ...
+
     def trial(self, label: str, trials: Trials, trial: Trial) -> None:
         """A trial is done."""
+        ...
+
+    def ends(self, place: Place, record: CellRecord) -> None:
+        """A cell has been measured."""
         ...
 
     def notice(self, text: str) -> None:
@@ -58,7 +67,13 @@ class Silent:
     def loading(self, model: str) -> None:
         """Say nothing."""
 
+    def begins(self, place: Place) -> None:
+        """Say nothing."""
+
     def trial(self, label: str, trials: Trials, trial: Trial) -> None:
+        """Say nothing."""
+
+    def ends(self, place: Place, record: CellRecord) -> None:
         """Say nothing."""
 
     def notice(self, text: str) -> None:
@@ -201,6 +216,7 @@ class Runner:
         ) in self._cells
 
     def _measure_cell(self, model: str, work: Work, test: str | None) -> CellRecord:
+        place = Place(model, work.tokens_in, work.tokens_out)
         loaded = self._load(model)
         warning = loaded.check(work)
         if warning:
@@ -214,6 +230,7 @@ class Runner:
             tokens_in=work.tokens_in,
             tokens_out=work.tokens_out,
         )
+        self._observer.begins(place)
         request = loaded.prepare(work)
         warmups = (*((Warmup(first_after_load=True),) if self._fresh else ()), Warmup())
         self._fresh = False
@@ -241,6 +258,7 @@ class Runner:
             raise
         record = self._record(cell, trials, trials.stop, test)
         self._journal.append(CellDone(record=record))
+        self._observer.ends(place, record)
         return record
 
     def _record(self, cell: Cell, trials: Trials, stop: Any, test: str | None) -> CellRecord:
