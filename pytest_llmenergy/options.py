@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import pytest
 
@@ -86,12 +86,8 @@ def add_options(parser: pytest.Parser) -> None:
                 default=None,
                 help=f"the opposite of {option.flag}",
             )
-        parser.addini(
-            option.name,
-            option.help.replace("%%", "%"),
-            type="bool" if option.metavar is None else "string",
-            default=None,
-        )
+        kind: Literal["bool", "string"] = "bool" if option.metavar is None else "string"
+        parser.addini(option.name, option.help.replace("%%", "%"), type=kind, default=None)
 
 
 def given(config: pytest.Config, name: str) -> Any:

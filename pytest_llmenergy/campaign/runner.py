@@ -25,7 +25,7 @@ from pytest_llmenergy.campaign.results import RESULTS_NAME, summarise, write_res
 from pytest_llmenergy.campaign.trials import Trials, Warmup, run_trials
 from pytest_llmenergy.environment import differences, system_name
 from pytest_llmenergy.errors import RequestError
-from pytest_llmenergy.records import Campaign, Cell, CellRecord, ModelRecord, Provenance, Trial, WindowRecord
+from pytest_llmenergy.records import Campaign, Cell, CellRecord, ModelRecord, Trial, WindowRecord
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -433,25 +433,3 @@ def _keep_former(folder: Path) -> Path | None:
             "Choose another folder with --llm-energy-results DIR."
         ) from error
     return kept
-
-
-def require_measured(meters: Meters) -> None:
-    """Refuse a set of meters that would have to estimate, or that reads nothing.
-
-    Raises:
-        RequestError: naming the sources that would have to be had.
-    """
-    used = [source for source in meters.sources if source.available]
-    estimated = [source.name for source in used if source.provenance is not Provenance.MEASURED]
-    if used and not estimated:
-        return
-    remedies = [
-        f"{source.name}: {source.reason or 'unavailable'} {source.remedy or ''}".strip()
-        for source in meters.sources
-        if not source.available
-    ]
-    raise RequestError(
-        "--llm-energy-require-measured, but "
-        + (f"{', '.join(estimated)} only estimates" if estimated else "no meter is available")
-        + (". " + " ".join(remedies) if remedies else ".")
-    )

@@ -10,6 +10,7 @@ from pytest_llmenergy.options import add_options, is_measuring
 
 if TYPE_CHECKING:
     from pytest_llmenergy.plugin.fixture import Energy
+    from pytest_llmenergy.plugin.session import MeasuringSession
 
 MARKER = (
     "llmenergy(max_j_per_token=None, max_energy_j=None, sweep=None): a budget that fails the test when it is "
@@ -50,7 +51,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture
 def energy(request: pytest.FixtureRequest) -> Energy:
     """Meter the energy of a model's cell, of any callable, or of a block."""
-    session = request.config.pluginmanager.getplugin(_SESSION)
+    session: MeasuringSession | None = request.config.pluginmanager.getplugin(_SESSION)
     if session is None:
         pytest.skip(SKIPPED)
     return session.fixture(request)

@@ -26,7 +26,9 @@ class Progress:
         self._reporter = config.pluginmanager.getplugin("terminalreporter")
         self._capture = config.pluginmanager.getplugin("capturemanager")
         if self._reporter is not None:
-            self._reporter.showfspath = False  # cells of all files are mixed: their names would only break lines
+            self._reporter.showfspath = (
+                False  # cells of all files are mixed: their names would only break lines
+            )
         self._live = bool(self._reporter and self._reporter.isatty and not config.option.verbose)
         self._kv_cache = kv_cache
         self._left: list[Place] = []

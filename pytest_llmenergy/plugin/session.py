@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_llmenergy.campaign.grid import Place, shuffled
+from pytest_llmenergy.campaign.opening import open_campaign
 from pytest_llmenergy.errors import LLMEnergyError
 from pytest_llmenergy.options import given, read_settings
 from pytest_llmenergy.plugin import benchmark
@@ -113,7 +114,7 @@ class MeasuringSession:
         self._handler = signal.signal(signal.SIGTERM, _interrupt)
         self._progress = Progress(self._config, kv_cache=self._settings.kv_cache)
         try:
-            self._runner = open_runner(self._settings, self._progress)
+            self._runner = open_campaign(self._settings, self._progress)
         except LLMEnergyError as error:
             raise pytest.UsageError(str(error)) from error
         places = dict.fromkeys(place for item in measuring if (place := _place(item)) is not None)
@@ -197,45 +198,6 @@ class MeasuringSession:
         """Add what its machine info lacks for energy."""
         if self._runner is not None:
             machine_info["llmenergy"] = benchmark.machine_info(self._runner.environment)
-
-
-def open_runner(settings: Settings, progress: Progress) -> Runner:
-    """Open the meters, look at the machine, begin or resume the campaign."""
-    from pytest_llmenergy.campaign.runner import Runner, require_measured
-    from pytest_llmenergy.environment import read_environment
-
-    meters, open_backend = _machine(settings)
-    try:
-        if settings.require_measured:
-            require_measured(meters)
-        return Runner(
-            settings,
-            meters=meters,
-            open_backend=open_backend,
-            environment=read_environment(meters=meters.sources),
-            observer=progress,
-        )
-    except BaseException:
-        meters.close()
-        raise
-
-
-def _machine(settings: Settings) -> tuple[Any, Any]:
-    """The meters and the way to the backend: of this machine, or of a simulated one."""
-    replayed = [name.removeprefix("replay:") for name in settings.meters if name.startswith("replay:")]
-    if replayed:
-        from pytest_llmenergy.backends.replay import ReplayBackend
-        from pytest_llmenergy.meters.replay import ReplayMeter
-        from pytest_llmenergy.meters.window import Meters
-        from pytest_llmenergy.simulation import open_world
-
-        if len(settings.meters) > 1:
-            raise pytest.UsageError("--llm-energy-meters: replay:FILE stands alone.")
-        world = open_world(Path(replayed[0]))
-        for model in settings.models:
-            world.model(model)
-        return Meters([ReplayMeter(world)], clock=world.clock), lambda: ReplayBackend(world)
-    raise NotImplementedError
 
 
 def _opening_lines(runner: Runner) -> list[str]:

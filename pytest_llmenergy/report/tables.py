@@ -148,8 +148,8 @@ def _notes(campaign: Campaign) -> list[str]:
     capped = sum(cell.stop is not None and cell.stop.reason == "max-trials" for cell in campaign.cells)
     if capped:
         notes.append(
-            f"{capped} of {len(campaign.cells)} cells stopped at the cap on trials, before their interval was "
-            "narrow enough."
+            f"{capped} of {len(campaign.cells)} cells stopped at the cap on trials, before their interval "
+            "was narrow enough."
         )
     excluded = sum(trial.excluded is not None for cell in campaign.cells for trial in cell.trials)
     if excluded:
