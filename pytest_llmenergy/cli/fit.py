@@ -1,0 +1,98 @@
+"""`llmenergy-report fit`: energy and runtime models from results."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from pytest_llmenergy.cli.selection import selected, selection
+
+if TYPE_CHECKING:
+    from pytest_llmenergy.cli.selection import Selection
+
+METRICS = {
+    "energy": ("gpu_energy_j", "cpu_energy_j", "energy_j"),
+    "gpu": ("gpu_energy_j",),
+    "cpu": ("cpu_energy_j",),
+    "total": ("energy_j",),
+    "runtime": ("runtime_s",),
+}
+_FORMS = (
+    "auto",
+    "paper",
+    "paper-relative",
+    "token-pass-linear",
+    "token-pass",
+    "kv-cache-linear",
+    "kv-cache",
+)
+_WITH_STATSMODELS = 200  # fits; more are solved by our own algebra, which equals it
+
+
+@click.command("fit")
+@selection
+@click.option(
+    "--form", type=click.Choice(_FORMS), default="auto", show_default=True, help="See docs/fits.md."
+)
+@click.option("--intercept", is_flag=True, help="Add a constant to the form.")
+@click.option(
+    "--metric",
+    "metrics",
+    multiple=True,
+    type=click.Choice([*METRICS, *(name for names in METRICS.values() for name in names[-1:])]),
+    help="energy (GPU, CPU and total), gpu, cpu, total or runtime; may be given several times.  "
+    "[default: all that are known]",
+)
+@click.option(
+    "--max-mape",
+    type=float,
+    default=20.0,
+    show_default=True,
+    help="The left-out error in percent above which a fit is not usable.",
+)
+@click.option("--json", "output", type=click.Path(path_type=Path), help="Write the fits document.")
+def command(
+    *,
+    chosen: Selection,
+    form: str,
+    intercept: bool,
+    metrics: tuple[str, ...],
+    max_mape: float,
+    output: Path | None,
+) -> None:
+    """Fit energy and runtime to token counts, per model and machine.
+
+    RESULTS are results documents, folders with one, or tables in the form that `import` takes. The default
+    form compares all that suit the generation mode by their error on cells left out.
+    """
+    from pytest_llmenergy.analysis.cell_means import cell_means
+    from pytest_llmenergy.analysis.choose import AUTO, fit_all
+    from pytest_llmenergy.analysis.fits_document import write_fits
+    from pytest_llmenergy.analysis.verdict import Limits
+    from pytest_llmenergy.errors import RequestError
+    from pytest_llmenergy.report.fit_tables import fit_tables
+    from pytest_llmenergy.report.tables import render
+
+    if intercept and form == AUTO:
+        raise RequestError("--intercept goes with one form; --form auto tries both. Name a form, or drop it.")
+    observations = selected(chosen)
+    wanted = {name for metric in metrics for name in METRICS.get(metric, (metric,))} or None
+    every = [cells for cells in cell_means(observations) if wanted is None or cells.metric in wanted]
+    if not every:
+        known = ", ".join(observations.metrics())
+        raise RequestError(f"{', '.join(metrics)} is not known of these results; known are {known}.")
+    fits, skipped = fit_all(
+        every,
+        form=form,
+        intercept=intercept,
+        statsmodels=form == "paper" and len(every) <= _WITH_STATSMODELS,
+        limits=Limits(loo_mape=max_mape),
+    )
+    if not fits:
+        raise RequestError(skipped[0].reason)
+    if output is not None:
+        write_fits(output, fits, skipped=skipped, documents=observations.documents)
+    for line in render(fit_tables(fits, skipped)):
+        click.echo(line)
