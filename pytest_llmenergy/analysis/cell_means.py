@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
 
+from pytest_llmenergy.analysis import solve
 from pytest_llmenergy.analysis.observations import GROUP, METRICS, Observations
 
 if TYPE_CHECKING:
@@ -47,7 +49,7 @@ class Group:
         return None if self.machine in (self.system, "pooled") else self.machine
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class CellMeans:
     """One metric of a group's cells, in J or s of one call."""
 
@@ -62,7 +64,13 @@ class CellMeans:
     left_out: int  # cells whose metric is unknown in a trial, or zero
     documents: tuple[int, ...]
 
-    @property
+    @cached_property
+    def error_of_constant(self) -> float:
+        """The left-out error in percent of one constant for all cells: what a form must beat."""
+        constant = solve.relative(np.ones((len(self.mean), 1)), self.mean)
+        return float(100 * np.abs(constant.left_out / self.mean - 1).mean())
+
+    @cached_property
     def noise_floor_mape(self) -> float | None:
         """The mean absolute error in percent that no form could beat: the means' own noise.
 

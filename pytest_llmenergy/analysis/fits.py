@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     Floats = NDArray[np.floating]
 
 CONFIDENCE = 0.95
-_LEAST_VALUES = 2  # of each token count: one value says nothing of the next
+_LEAST_RATIO = 1.5  # of the largest to the smallest token count; below, it is one value and its scatter
 
 
 class CannotFitError(RequestError):
@@ -220,17 +220,19 @@ def fit_form(
 
 
 def refuse_flat_axis(cells: CellMeans) -> None:
-    """Refuse cells that all have the same tokens_in, or the same tokens_out.
+    """Refuse cells that all have about the same tokens_in, or the same tokens_out.
 
     Raises:
         CannotFitError: they do; the message names the axis.
     """
     for axis, option in (("tokens_in", "--llm-energy-tokens-in"), ("tokens_out", "--llm-energy-tokens-out")):
-        values = np.unique(getattr(cells, axis))
-        if len(values) < _LEAST_VALUES:
+        values = getattr(cells, axis)
+        least, most = int(values.min()), int(values.max())
+        if most < _LEAST_RATIO * least:
+            have = f"{axis} {least}" if least == most else f"{axis} between {least} and {most}"
             raise CannotFitError(
-                f"{cells.group.label}: every cell has {axis} {values[0]}, so what a token of it costs cannot "
-                f"be told. Measure other {axis} too ({option} 8,32,128), and give all the results together."
+                f"{cells.group.label}: every cell has {have}, so what a token of it costs cannot be told. "
+                f"Measure other {axis} too ({option} 8,32,128), and give all the results together."
             )
 
 

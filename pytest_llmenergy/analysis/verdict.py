@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pytest_llmenergy.analysis import forms, solve
+from pytest_llmenergy.analysis import forms
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pytest_llmenergy.analysis.cell_means import CellMeans
     from pytest_llmenergy.analysis.forms import Form
+    from pytest_llmenergy.analysis.solve import Solution
 
     Floats = NDArray[np.floating]
 
@@ -50,42 +51,37 @@ class Verdict:
         return not self.reasons
 
 
-def judge(cells: CellMeans, form: Form, solution: solve.Solution, limits: Limits) -> Verdict:
+def judge(cells: CellMeans, form: Form, solution: Solution, limits: Limits) -> Verdict:
     """Look at a fit's predictions, seen and unseen."""
     cost = "runtime" if cells.metric == "runtime_s" else "energy"
     is_negative, is_monotone = _shape(cells, form, solution.coefficients)
     reasons = []
-    if is_negative:
-        negative = int((solution.predicted < 0).sum())
+    negative = int((solution.predicted < 0).sum())
+    if is_negative or negative:
         where = f"in {negative} of {len(cells.mean)} cells" if negative else "between its cells"
         reasons.append(f"predicts negative {cost} {where}")
     if not is_monotone:
         reasons.append(f"predicts less {cost} for more tokens within its range")
     missed = _mape(solution.left_out, cells.mean)
-    by_constant = error_of_constant(cells)
     if missed > limits.loo_mape:
         reasons.append(
             f"misses a cell it has not seen by {missed:.3g} % on average, above {limits.loo_mape:g} %"
         )
-    if missed > limits.share_of_constant * by_constant:
-        reasons.append(f"is hardly better than a constant, which misses unseen cells by {by_constant:.3g} %")
+    if missed > limits.share_of_constant * cells.error_of_constant:
+        reasons.append(
+            f"is hardly better than a constant, which misses unseen cells by {cells.error_of_constant:.3g} %"
+        )
     if solution.df_resid < limits.df_resid:
         reasons.append(f"has {len(cells.mean)} cells for {len(form.terms)} coefficients")
     return Verdict(
         reasons=tuple(reasons),
         cautions=tuple(_cautions(cells, solution)),
-        is_negative=is_negative,
+        is_negative=is_negative or negative > 0,
         is_monotone=is_monotone,
     )
 
 
-def error_of_constant(cells: CellMeans) -> float:
-    """The left-out error in percent of one constant for all cells: what a form must beat."""
-    constant = solve.relative(np.ones((len(cells.mean), 1)), cells.mean)
-    return _mape(constant.left_out, cells.mean)
-
-
-def _cautions(cells: CellMeans, solution: solve.Solution) -> list[str]:
+def _cautions(cells: CellMeans, solution: Solution) -> list[str]:
     cautions = []
     if cells.estimated:
         whole = "the total holds an estimate" if cells.metric == "energy_j" else "the energy is an estimate"
@@ -106,8 +102,7 @@ def _shape(cells: CellMeans, form: Form, coefficients: Floats) -> tuple[bool, bo
     """Whether it goes below zero, and whether it never falls, within the range of its cells."""
     if form.nonnegative:
         return False, True  # every column is positive and grows with either count
-    t, n = np.unique(cells.tokens_in), np.unique(cells.tokens_out)
-    t, n = (np.union1d(axis, np.geomspace(axis[0], axis[-1], _LATTICE)) for axis in (t, n))
+    t, n = (np.geomspace(a.min(), a.max(), _LATTICE) for a in (cells.tokens_in, cells.tokens_out))
     predicted = forms.design(form.terms, t[:, None], n[None, :]) @ coefficients
     slack = _ROUNDING * np.abs(predicted).max()
     falls = any((np.diff(predicted, axis=axis) < -slack).any() for axis in (0, 1))

@@ -7,18 +7,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pytest_llmenergy.cli.selection import selected, selection
+from pytest_llmenergy.cli.selection import METRICS, metrics_named, selected, selection
 
 if TYPE_CHECKING:
     from pytest_llmenergy.cli.selection import Selection
 
-METRICS = {
-    "energy": ("gpu_energy_j", "cpu_energy_j", "energy_j"),
-    "gpu": ("gpu_energy_j",),
-    "cpu": ("cpu_energy_j",),
-    "total": ("energy_j",),
-    "runtime": ("runtime_s",),
-}
 _FORMS = (
     "auto",
     "paper",
@@ -41,9 +34,8 @@ _WITH_STATSMODELS = 200  # fits; more are solved by our own algebra, which equal
     "--metric",
     "metrics",
     multiple=True,
-    type=click.Choice([*METRICS, *(name for names in METRICS.values() for name in names[-1:])]),
-    help="energy (GPU, CPU and total), gpu, cpu, total or runtime; may be given several times.  "
-    "[default: all that are known]",
+    type=click.Choice(METRICS),
+    help="energy is GPU, CPU and total; may be given several times.  [default: all that are known]",
 )
 @click.option(
     "--max-mape",
@@ -78,11 +70,8 @@ def command(
     if intercept and form == AUTO:
         raise RequestError("--intercept goes with one form; --form auto tries both. Name a form, or drop it.")
     observations = selected(chosen)
-    wanted = {name for metric in metrics for name in METRICS.get(metric, (metric,))} or None
-    every = [cells for cells in cell_means(observations) if wanted is None or cells.metric in wanted]
-    if not every:
-        known = ", ".join(observations.metrics())
-        raise RequestError(f"{', '.join(metrics)} is not known of these results; known are {known}.")
+    wanted = metrics_named(metrics, observations)
+    every = [cells for cells in cell_means(observations) if cells.metric in wanted]
     fits, skipped = fit_all(
         every,
         form=form,

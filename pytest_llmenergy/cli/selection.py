@@ -10,9 +10,23 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from pytest_llmenergy.analysis.observations import Observations
+
+
+# What --metric takes, and the metrics it means.
+METRICS = {
+    "energy": ("gpu_energy_j", "cpu_energy_j", "energy_j"),
+    "gpu": ("gpu_energy_j",),
+    "cpu": ("cpu_energy_j",),
+    "total": ("energy_j",),
+    "runtime": ("runtime_s",),
+    "gpu_energy_j": ("gpu_energy_j",),
+    "cpu_energy_j": ("cpu_energy_j",),
+    "energy_j": ("energy_j",),
+    "runtime_s": ("runtime_s",),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,3 +88,29 @@ def selected(chosen: Selection) -> Observations:
         batch_size=chosen.batch_size,
         kv_cache=chosen.kv_cache,
     )
+
+
+def metrics_named(
+    names: Sequence[str], observations: Observations, *, everywhere: bool = False
+) -> tuple[str, ...]:
+    """The metrics that --metric means: of those that are known, all when it was not given.
+
+    Args:
+        names: as given.
+        observations: what was measured.
+        everywhere: only metrics known of every trial, unless named.
+
+    Raises:
+        RequestError: what was named is not known of these results.
+    """
+    from pytest_llmenergy.errors import RequestError
+
+    known = observations.metrics()
+    if not names:
+        trials = observations.trials
+        return tuple(name for name in known if not everywhere or trials[name].null_count() == 0)
+    wanted = {metric for name in names for metric in METRICS[name]}
+    found = tuple(metric for metric in known if metric in wanted)
+    if not found:
+        raise RequestError(f"{', '.join(names)} is not known of these results; known are {', '.join(known)}.")
+    return found
