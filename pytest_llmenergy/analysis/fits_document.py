@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from pytest_llmenergy.analysis import across as scaling
 from pytest_llmenergy.analysis.energy_model import FITS_SCHEMA
 from pytest_llmenergy.analysis.fits import CONFIDENCE
 from pytest_llmenergy.campaign.results import write_atomically
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from pytest_llmenergy.analysis.across import Across
     from pytest_llmenergy.analysis.choose import Skipped
     from pytest_llmenergy.analysis.fits import Fit
     from pytest_llmenergy.analysis.observations import Document
@@ -32,7 +34,7 @@ def write_fits(
     *,
     skipped: Iterable[Skipped] = (),
     documents: Sequence[Document] = (),
-    across: Iterable[dict[str, Any]] = (),
+    across: Iterable[Across] = (),
 ) -> None:
     """Write a fits document whole or not at all.
 
@@ -48,7 +50,7 @@ def write_fits(
             {"model": s.group.model, "system": s.group.system, "metric": s.metric, "reason": s.reason}
             for s in skipped
         ],
-        "across": list(across),
+        "across": [scaling.record(line) for line in across],
     }
     # msgspec writes a NaN as null: what cannot be known is unknown.
     write_atomically(path, msgspec.json.format(msgspec.json.encode(document), indent=1) + b"\n")

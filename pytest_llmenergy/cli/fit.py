@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ import click
 from pytest_llmenergy.cli.selection import METRICS, metrics_named, selected, selection
 
 if TYPE_CHECKING:
+    from pytest_llmenergy.analysis.across import Size
     from pytest_llmenergy.cli.selection import Selection
 
 _FORMS = (
@@ -44,6 +46,14 @@ _WITH_STATSMODELS = 200  # fits; more are solved by our own algebra, which equal
     show_default=True,
     help="The left-out error in percent above which a fit is not usable.",
 )
+@click.option("--across", is_flag=True, help="Cost per token against the models' active parameters.")
+@click.option(
+    "--active-parameters",
+    "parameters",
+    multiple=True,
+    metavar="MODEL=ACTIVE[/ALL]",
+    help="A model's parameters, where neither its results nor the presets have them.",
+)
 @click.option("--json", "output", type=click.Path(path_type=Path), help="Write the fits document.")
 def command(
     *,
@@ -52,6 +62,8 @@ def command(
     intercept: bool,
     metrics: tuple[str, ...],
     max_mape: float,
+    across: bool,
+    parameters: tuple[str, ...],
     output: Path | None,
 ) -> None:
     """Fit energy and runtime to token counts, per model and machine.
@@ -64,7 +76,7 @@ def command(
     from pytest_llmenergy.analysis.fits_document import write_fits
     from pytest_llmenergy.analysis.verdict import Limits
     from pytest_llmenergy.errors import RequestError
-    from pytest_llmenergy.report.fit_tables import fit_tables
+    from pytest_llmenergy.report.fit_tables import across_tables, fit_tables
     from pytest_llmenergy.report.tables import render
 
     if intercept and form == AUTO:
@@ -81,7 +93,33 @@ def command(
     )
     if not fits:
         raise RequestError(skipped[0].reason)
+    lines = []
+    if across:
+        from pytest_llmenergy.analysis import across as scaling
+
+        lines = scaling.across(fits, scaling.sizes(observations, _sizes(parameters)))
     if output is not None:
-        write_fits(output, fits, skipped=skipped, documents=observations.documents)
-    for line in render(fit_tables(fits, skipped)):
+        write_fits(output, fits, skipped=skipped, documents=observations.documents, across=lines)
+    for line in render([*fit_tables(fits, skipped), *across_tables(lines)]):
         click.echo(line)
+
+
+def _sizes(given: tuple[str, ...]) -> dict[str, Size]:
+    from pytest_llmenergy.analysis.across import Size
+    from pytest_llmenergy.errors import RequestError
+
+    found = {}
+    for text in given:
+        model, _, numbers = text.rpartition("=")
+        active, _, every = numbers.partition("/")
+        try:
+            size = Size(active=float(active), total=float(every or active))
+        except ValueError:
+            size = Size(active=0, total=0)
+        if not model or not 0 < size.active <= size.total < math.inf:
+            raise RequestError(
+                f"--active-parameters {text!r} is not MODEL=ACTIVE or MODEL=ACTIVE/ALL; "
+                "write 'mistral-7b=7.2e9', say."
+            )
+        found[model] = size
+    return found

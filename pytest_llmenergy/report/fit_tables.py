@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 
 from pytest_llmenergy.analysis.fits import CONFIDENCE
 from pytest_llmenergy.report.tables import plain_table
-from pytest_llmenergy.units import UNKNOWN
+from pytest_llmenergy.units import UNKNOWN, format_quantity
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from rich.table import Table
 
+    from pytest_llmenergy.analysis.across import Across
     from pytest_llmenergy.analysis.choose import Skipped
     from pytest_llmenergy.analysis.fits import Fit
 
@@ -161,3 +162,42 @@ def _in_short(chosen: list[Fit]) -> Iterator[Table | str]:
     yield "forms: " + ", ".join(f"{label} {count}" for label, count in counts.most_common())
     unusable = sum(not fit.verdict.is_usable for fit in chosen)
     yield f"usable: {len(chosen) - unusable} of {len(chosen)}; --json FILE has every fit with its reasons"
+
+
+def _count(parameters: float) -> str:
+    return format_quantity(parameters, "").strip()
+
+
+def across_tables(lines: Sequence[Across]) -> Iterator[Table | str]:
+    """One table a metric: each model's cost per generated token, and how far it lies off the line."""
+    for line in lines:
+        unit = "s" if line.metric == "runtime_s" else "J"
+        table = plain_table(
+            f"{METRIC_NAMES[line.metric]} per token across models on {line.system}, "
+            f"batch {line.batch_size}",
+            "model",
+            "active",
+            "all",
+            f"{unit}/token",
+            "off at active",
+            "off at all",
+            left=1,
+        )
+        for point in line.points:
+            table.add_row(
+                point.model,
+                _count(point.size.active),
+                _count(point.size.total),
+                f"{point.per_token:.4g}",
+                f"{point.off_active:+.1%}",
+                UNKNOWN if point.size.is_dense else f"{point.off_total:+.1%}",
+            )
+        yield table
+        spread = (
+            "no interval: the line goes through two models"
+            if line.interval is None
+            else f"{CONFIDENCE:.0%} interval {line.interval[0]:.2f} to {line.interval[1]:.2f}"
+        )
+        yield f"it grows as active parameters to the power {line.exponent:.2f} ({spread})"
+        yield "off: above the dense models' line at the active, or at all parameters"
+        yield ""
