@@ -43,7 +43,8 @@ def shares(
             core = core_of_cpu.get(now.cpu, now.cpu)
             own_s[core] = own_s.get(core, 0.0) + spent_s
     return {
-        core: min(1.0, spent_s / max(spent_s, busy_s_by_core.get(core, 0.0))) for core, spent_s in own_s.items()
+        core: min(1.0, spent_s / max(spent_s, busy_s_by_core.get(core, 0.0)))
+        for core, spent_s in own_s.items()
     }
 
 

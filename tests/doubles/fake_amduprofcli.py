@@ -48,7 +48,9 @@ def main():
     columns += [f"core{n}-power" for n in range(len(scenario["cores"]))]
     powers = [*scenario["packages"], *scenario["cores"]]
     with (folder / "timechart.csv").open("w") as file:
-        file.write(f"AMDPROFILER POWER PROFILE REPORT\n\nAMDuProfCLI Version {scenario.get('version', '4.1.424.0')}\n\n")
+        file.write(
+            f"AMDPROFILER POWER PROFILE REPORT\n\nAMDuProfCLI Version {scenario.get('version', '4.1.424.0')}\n\n"
+        )
         file.write(f"LAUNCHED APPLICATION DETAILS\nTarget Path:,{name},\nCPU Core Affinity Mask:,,\n\n")
         file.write("PROFILE DETAILS\nCPU Details:,Family(0x17) Model(0x31)\n")
         file.write(f"Sampling Interval:,{int(options['--interval'])} milli-seconds\n")

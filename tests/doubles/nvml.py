@@ -7,7 +7,7 @@ A scenario is a text, one directive a line; times are in s of the double's clock
     power GPU FROM_S W             ramp GPU FROM_S UNTIL_S TO_W
     error SYMBOL GPU|-1 CODE FROM_S UNTIL_S
     reset GPU AT_S                 frozen GPU FROM_S         scale GPU FACTOR
-    pollloss GPU GAP_S             (reads closer than this lose energy)
+    pollloss GPU LOSS_S            (each read loses the energy of so long a time)
     process GPU PID                migdevice GPU UUID        throttle GPU FROM_S UNTIL_S HEXMASK
 """
 
@@ -39,7 +39,17 @@ def library() -> Path:
     if not made.exists():
         folder.mkdir(exist_ok=True)
         partial = folder / f"{os.getpid()}.so"
-        command = [compiler, "-shared", "-fPIC", "-O1", "-Wall", f"-Wl,-soname,{SONAME}", "-o", partial, SOURCE]
+        command = [
+            compiler,
+            "-shared",
+            "-fPIC",
+            "-O1",
+            "-Wall",
+            f"-Wl,-soname,{SONAME}",
+            "-o",
+            partial,
+            SOURCE,
+        ]
         subprocess.run([*command, "-lm", "-lpthread"], check=True, capture_output=True)
         partial.replace(made)
     return made

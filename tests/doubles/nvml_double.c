@@ -23,7 +23,7 @@ typedef struct {
     int n_migs, architecture, has_counter, mig_mode, n_segments, n_pids;
     unsigned pids[ENTRIES];
     double latch_s, phase_s, averaging_s, first_mj, limit_w, scale, frozen_from_s, reset_s;
-    double poll_gap_s, last_read_s, lost_j;
+    double poll_gap_s, last_read_s, lost_j, shown_mj;
     Segment segments[SEGMENTS];
 } Gpu;
 typedef struct { char symbol[96]; int gpu, code; double from_s, until_s; } Failure;
@@ -235,13 +235,14 @@ static unsigned long long counter_mj(Gpu *gpu) {
     double at_s = latched(gpu, fmin(now_s, gpu->frozen_from_s));
     if (at_s < 0) at_s = 0;
     if (gpu->poll_gap_s > 0) {
-        double since_s = now_s - gpu->last_read_s;
-        if (since_s < gpu->poll_gap_s && gpu->last_read_s >= 0) gpu->lost_j += 0.5 * (energy_at(gpu, now_s) - energy_at(gpu, gpu->last_read_s));
+        double from_s = fmax(gpu->last_read_s, now_s - gpu->poll_gap_s);
+        gpu->lost_j += energy_at(gpu, now_s) - energy_at(gpu, fmax(from_s, 0));
         gpu->last_read_s = now_s;
     }
     double energy_j = energy_at(gpu, at_s) - gpu->lost_j;
     if (at_s >= gpu->reset_s) return (unsigned long long)(1e3 * gpu->scale * (energy_at(gpu, at_s) - energy_at(gpu, gpu->reset_s)));
-    return (unsigned long long)(gpu->first_mj + 1e3 * gpu->scale * energy_j);
+    gpu->shown_mj = fmax(gpu->shown_mj, gpu->first_mj + 1e3 * gpu->scale * energy_j);  /* it never runs back */
+    return (unsigned long long)gpu->shown_mj;
 }
 int nvmlDeviceGetTotalEnergyConsumption(void *device, unsigned long long *energy_mj) {
     ENTER_BOARD(device);
