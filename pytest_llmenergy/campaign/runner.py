@@ -130,7 +130,7 @@ class Runner:
 
     def _open_journal(self) -> Journal:
         path = self.settings.folder / JOURNAL_NAME
-        identity = msgspec.to_builtins(self.settings.as_document())
+        identity = self.settings.as_document()
         if self.settings.resume and path.exists():
             journal, events = Journal.reopen(path)
             try:
@@ -373,7 +373,7 @@ class Runner:
             created=self._created,
             complete=complete,
             environment=self.environment,
-            settings=msgspec.to_builtins(self.settings.as_document()),
+            settings=self.settings.as_document(),
             models=tuple(self._models.values()),
             cells=tuple(cells),
             windows=tuple(self._windows),

@@ -58,7 +58,7 @@ class Project:
         return "bench"
 
     def run(self, *args: str, measuring: bool = True, benchmark: bool = False) -> pytest.RunResult:
-        """Run pytest in this process; without the neighbours that only cost time, unless they are asked for."""
+        """Run pytest in this process; without neighbours that only cost time, unless they are asked for."""
         switches = ("--llm-energy", "--llm-energy-meters", "replay:replay.toml", "--llm-energy-results=out")
         others = ("-pno:cacheprovider", "-pno:hypothesispytest", *(() if benchmark else QUIET))
         args = (*others, *(switches if measuring else ()), *args)
