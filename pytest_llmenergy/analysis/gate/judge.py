@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pytest_llmenergy.analysis.gate.blocks import Found, block_evidence
 from pytest_llmenergy.analysis.gate.comparable import refuse_incomparable
-from pytest_llmenergy.analysis.gate.evidence import as_change, holm
+from pytest_llmenergy.analysis.gate.evidence import Evidence, as_change, holm
 from pytest_llmenergy.analysis.gate.sessions import (
     DEFAULT_SESSION_SPREAD,
     assumed_spread_evidence,
@@ -25,6 +26,7 @@ from pytest_llmenergy.analysis.gate.verdicts import (
 )
 from pytest_llmenergy.errors import RequestError
 from pytest_llmenergy.records import Cell, Provenance
+from pytest_llmenergy.units import format_percent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -58,10 +60,31 @@ def compare_sessions(
             refuse_incomparable(base, head)
     if mode is Mode.HISTORY:
         found = history_evidence(bases, heads, rules.min_sessions)
-    else:
-        spread = DEFAULT_SESSION_SPREAD if rules.session_spread is None else rules.session_spread
-        found = assumed_spread_evidence(bases, heads, spread)
-    return _report(found, rules, mode, bases, heads, units=len(bases))
+        return _report(found, rules, mode, bases, heads, units=len(bases))
+    spread = DEFAULT_SESSION_SPREAD if rules.session_spread is None else rules.session_spread
+    found = assumed_spread_evidence(bases, heads, spread)
+    report = _report(found, rules, mode, bases, heads, units=len(bases))
+    return replace(
+        report,
+        notes=(_assumption(found, rules, spread, len(bases), len(heads)), *report.notes),
+        details={"session_spread": spread},
+    )
+
+
+def _assumption(found: Found, rules: Rules, spread: float, bases: int, heads: int) -> str:
+    """What the verdict rests on, and what it would be worth if that were wrong."""
+    text = f"Assumed, not measured: unchanged sessions differ by {format_percent(spread)} (sd)."
+    alpha = rules.grid_alpha / max(1, len(found.grids))
+    misses = []
+    for grid in found.grids.values():
+        critical = max(grid.quantile(alpha) * grid.se, math.log1p(rules.grid.fail_from))
+        twice = math.sqrt(grid.se**2 + 3 * spread**2 * (1 / bases + 1 / heads))
+        misses.append(Evidence(estimate=critical, se=twice, df=None).p)
+    if misses and spread:
+        alarm = min(1.0, math.fsum(misses))
+        share = format_percent(alarm, 0)
+        text += f" If it were {format_percent(2 * spread)}, {share} of unchanged runs would fail."
+    return f"{text} Ten stored sessions show the true spread; --session-spread states it."
 
 
 def compare_blocks(blocks: Sequence[tuple[Session, Session]], rules: Rules) -> GateReport:

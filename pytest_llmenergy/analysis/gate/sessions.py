@@ -10,7 +10,6 @@ import math
 import statistics
 from typing import TYPE_CHECKING
 
-from pytest_llmenergy import units
 from pytest_llmenergy.analysis.gate.blocks import Found, by_model
 from pytest_llmenergy.analysis.gate.evidence import MAX_DF, Evidence, Prior, prior, variance, welch
 from pytest_llmenergy.analysis.gate.routes import CellEvidence, Route, beside_the_rest, shared_routes
@@ -84,10 +83,7 @@ def assumed_spread_evidence(bases: Sequence[Session], heads: Sequence[Session], 
             parts = [(own / n**2, df) for own, df in trial.values() if df]
             grids[model] = welch(statistics.fmean(changes.values()), parts, max(session_variance.values()))
             sizes[model] = n
-    assumed = units.format_percent(spread)
-    notes = [
-        f"Assumed: unchanged sessions differ by {assumed} (sd; --session-spread). Ten stored ones show it."
-    ]
+    notes = []
     if blind:
         notes.append(
             f"{blind} cells have one trial a session: how trials vary there is unknown, and left out."

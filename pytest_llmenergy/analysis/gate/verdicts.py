@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from pytest_llmenergy.records import Cell
@@ -69,6 +69,11 @@ class Rules:
     min_sessions: int = 10  # history below this never fails
     subset: bool = False  # the head left cells out on purpose
     strict: bool = False  # inconclusive fails
+
+    def with_limit(self, limit: float) -> Rules:
+        """The same rules where every increase above the limit, and none below it, matters."""
+        every = Tolerance.above(limit)
+        return replace(self, grid=every, cell=every, lone=every)
 
     def tolerance(self, cell: Cell, *, lone: bool, own: float | None) -> Tolerance:
         """The cell's tolerance: from the rules, else from where it was measured, else the default."""
