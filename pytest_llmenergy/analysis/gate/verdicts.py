@@ -158,12 +158,14 @@ class GateReport:
 
     @staticmethod
     def _leaves_open(outcome: Outcome) -> bool:
-        """Whether an increase that would matter is seen, though not shown."""
+        """Whether an increase that would matter is seen, which alone would fail, and among many does not."""
         return (
             outcome.verdict is Verdict.INCONCLUSIVE
             and outcome.change is not None
+            and outcome.ci_low is not None
             and outcome.tolerance is not None
             and outcome.change >= outcome.tolerance.fail_from
+            and outcome.ci_low > 0
         )
 
     @property
