@@ -52,6 +52,11 @@ def percent(fraction: float) -> float:
     return fraction * 1e2
 
 
+def fraction_from_percent(share_pct: float) -> float:
+    """5 % is 0.05."""
+    return share_pct / 1e2
+
+
 def parse_fraction(text: str) -> float:
     """Read `5%` or `0.05` as 0.05.
 

@@ -5,8 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from pytest_llmenergy.errors import RequestError
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pytest_llmenergy.records import ModelRecord
+    from pytest_llmenergy.simulation import World
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,8 +55,12 @@ class LoadedModel(Protocol):
         """Make the request (random tokens on the device); not metered."""
         ...
 
-    def generate(self, request: Any) -> Any:
-        """Do the work; this alone runs inside the window."""
+    def generate(self, request: Any, *, on_first_token: Callable[[], None] | None = None) -> Any:
+        """Do the work; this alone runs inside the window.
+
+        `on_first_token` is called once, when every sequence has its first token: the end of prefill. It costs
+        something, so it is passed on trials that ask for phases and on no others.
+        """
         ...
 
     def verify(self, request: Any, output: Any) -> int:
@@ -80,3 +89,49 @@ class Backend(Protocol):
             DoesNotFitError: it needs more memory than there is.
         """
         ...
+
+
+BACKENDS = ("transformers", "replay")
+
+
+def open_backend(
+    name: str = "transformers",
+    *,
+    dtype: str | None = None,
+    device: str | None = None,
+    threads: int | None = None,
+    seed: int = 0,
+    trust_remote_code: bool = False,
+    world: World | None = None,
+) -> Backend:
+    """Open an engine; its packages are imported here and not before.
+
+    Args:
+        name: one of `BACKENDS`.
+        dtype: "bfloat16", "float16" or "float32"; by default the weights' own, bfloat16 for random ones, and
+            float32 for tiny models on a CPU.
+        device: "cpu", "cuda", "cuda:1"; by default the GPU where there is one.
+        threads: CPU threads of a model on the CPU; by default one for tiny models, all cores for others.
+        seed: of random weights.
+        trust_remote_code: run code that a model directory brings.
+        world: the simulated machine, for "replay".
+
+    Raises:
+        RequestError: there is no such backend, or an argument is wrong.
+        MissingExtraError: its packages are not installed.
+    """
+    match name:
+        case "transformers":
+            from pytest_llmenergy.backends.transformers import TransformersBackend
+
+            return TransformersBackend(
+                dtype=dtype, device=device, threads=threads, seed=seed, trust_remote_code=trust_remote_code
+            )
+        case "replay":
+            from pytest_llmenergy.backends.replay import ReplayBackend
+
+            if world is None:
+                raise RequestError("the replay backend needs a simulated machine. Give a replay file.")
+            return ReplayBackend(world)
+        case _:
+            raise RequestError(f"there is no backend {name!r}; there are {', '.join(BACKENDS)}.")

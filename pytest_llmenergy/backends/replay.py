@@ -8,6 +8,8 @@ from pytest_llmenergy.errors import RequestError
 from pytest_llmenergy.records import ModelRecord
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pytest_llmenergy.backends import Work
     from pytest_llmenergy.simulation import World
 
@@ -61,8 +63,10 @@ class ReplayLoadedModel:
         """The work is the request."""
         return work
 
-    def generate(self, request: Work) -> int:
+    def generate(self, request: Work, *, on_first_token: Callable[[], None] | None = None) -> int:
         """Move the world on by one call."""
+        if on_first_token is not None:
+            raise RequestError("the replay backend has no phases. Leave prefill and decode out.")
         self._world.call(
             self._model.name,
             request.tokens_in,

@@ -1,0 +1,359 @@
+"""Hugging Face transformers: exactly the tokens asked for, with or without a KV cache."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import time
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pytest_llmenergy.backends import sources
+from pytest_llmenergy.errors import DocumentError, LLMEnergyError, RequestError, WrongWorkError, require
+from pytest_llmenergy.records import ModelRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import torch
+
+    from pytest_llmenergy.backends import Work
+    from pytest_llmenergy.backends.sources import Source
+
+_DTYPES = {
+    "bfloat16": "bfloat16",
+    "bf16": "bfloat16",
+    "float16": "float16",
+    "fp16": "float16",
+    "float32": "float32",
+    "fp32": "float32",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What one call takes."""
+
+    work: Work
+    input_ids: torch.Tensor  # [batch_size, tokens_in]
+    attention_mask: torch.Tensor  # [batch_size, tokens_in], all ones: nothing is padded
+    generation_config: Any
+
+
+class TransformersBackend:
+    """Loads models of a Hugging Face architecture onto this machine."""
+
+    name = "transformers"
+
+    def __init__(
+        self,
+        *,
+        dtype: str | None = None,
+        device: str | None = None,
+        threads: int | None = None,
+        seed: int = 0,
+        trust_remote_code: bool = False,
+    ) -> None:
+        torch = require("torch", feature="Running a model", extra="models")
+        require("transformers", feature="Running a model", extra="models")
+        require("accelerate", feature="Running a model", extra="models")
+        if dtype is not None and dtype not in _DTYPES:
+            raise RequestError(
+                f"there is no dtype {dtype!r}; take {', '.join(sorted(set(_DTYPES.values())))}."
+            )
+        if threads is not None and threads < 1:
+            raise RequestError(f"a model needs at least one thread, not {threads}.")
+        self._dtype = dtype
+        self._device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self._threads = threads
+        self._threads_of_machine = torch.get_num_threads()
+        self._seed = seed
+        self._trust_remote_code = trust_remote_code
+
+    def load(self, model: str) -> TransformersModel:
+        """Load a model by preset name, local directory, GGUF file or hub id in the cache.
+
+        Raises:
+            RequestError: there is no such model here, or it is none transformers knows.
+            DoesNotFitError: it needs more memory than there is.
+        """
+        import torch
+
+        source = sources.find(model)
+        if source.note:
+            warnings.warn(source.note, stacklevel=2)
+        started_s = time.perf_counter()
+        tiny = source.preset is not None and source.preset.tiny
+        # Two OpenMP threads on a matrix of 64 columns spend their time waiting for each other.
+        threads = self._threads or (1 if tiny else self._threads_of_machine)
+        torch.set_num_threads(threads)
+        device = torch.device(self._device)
+        with _problems_named(source):
+            if source.weights is sources.Weights.RANDOM:
+                network = self._build(source, device, tiny=tiny)
+            else:
+                network = self._load_trained(source, device)
+        loaded = TransformersModel(
+            network,
+            source=source,
+            load_s=time.perf_counter() - started_s,
+            details={
+                "weights": source.weights.value,
+                "weights_seed": self._seed if source.weights is sources.Weights.RANDOM else None,
+                "threads": threads if device.type == "cpu" else None,
+            },
+        )
+        loaded.expect_parameters(source)
+        return loaded
+
+    def _build(self, source: Source, device: torch.device, *, tiny: bool) -> Any:
+        import torch
+        from accelerate import init_empty_weights
+        from transformers import AutoModelForCausalLM
+
+        from pytest_llmenergy.backends import weights
+
+        config = _config_of(source, trust_remote_code=self._trust_remote_code)
+        default = "float32" if tiny and device.type == "cpu" else "bfloat16"
+        dtype = getattr(torch, _DTYPES[self._dtype or default])
+        # Buffers are real, so that rotary frequencies hold what the architecture computes for them.
+        with init_empty_weights(include_buffers=False):
+            network = AutoModelForCausalLM.from_config(
+                config, dtype=dtype, trust_remote_code=self._trust_remote_code
+            )
+        weights.materialise(network, seed=self._seed, device_of=lambda _: device)
+        return network.to(device)
+
+    def _load_trained(self, source: Source, device: torch.device) -> Any:
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        dtype = "auto" if self._dtype is None else getattr(torch, _DTYPES[self._dtype])
+        network = AutoModelForCausalLM.from_pretrained(
+            source.directory,
+            gguf_file=source.gguf_file,
+            dtype=dtype,
+            local_files_only=True,
+            trust_remote_code=self._trust_remote_code,
+        )
+        return network.to(device)
+
+
+def _config_of(source: Source, *, trust_remote_code: bool) -> Any:
+    from transformers import AutoConfig
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    if source.model_type in CONFIG_MAPPING:
+        return CONFIG_MAPPING[source.model_type](**(source.config or {}))
+    if source.config is not None and "auto_map" in source.config:
+        if trust_remote_code:
+            return AutoConfig.from_pretrained(source.directory, trust_remote_code=True, local_files_only=True)
+        raise RequestError(
+            f"{source.name} brings its own code (model type {source.model_type!r}). "
+            "Pass trust_remote_code=True if you have read and trust it."
+        )
+    raise DocumentError(
+        source.directory or source.name,
+        f"is of model type {source.model_type!r}, which this version of transformers does not know.",
+        "Upgrade transformers, or check the name.",
+    )
+
+
+@contextlib.contextmanager
+def _problems_named(source: Source) -> Iterator[None]:
+    """Turn what transformers raises on a model it cannot load into one message of ours."""
+    try:
+        yield
+    except LLMEnergyError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+        first_line = str(error).strip().partition("\n")[0]
+        raise RequestError(f"{source.name} cannot be loaded: {first_line}") from error
+
+
+class TransformersModel:
+    """A loaded model."""
+
+    def __init__(self, network: Any, *, source: Source, load_s: float, details: dict[str, Any]) -> None:
+        from transformers import GenerationConfig
+
+        self._network = network.eval()
+        # A generation config passed to generate() is refilled from the model's own, EOS included: replace
+        # that one, so that nothing but the length ends a sequence.
+        network.generation_config = GenerationConfig(pad_token_id=0)
+        self._source = source
+        self._load_s = load_s
+        self._details = details
+        self._config = network.config.get_text_config()
+        self._device = next(network.parameters()).device
+        self._parameters = sum(parameter.numel() for parameter in network.parameters())
+
+    def expect_parameters(self, source: Source) -> None:
+        """Hold a preset to its published number of parameters.
+
+        Raises:
+            WrongWorkError: this version of transformers builds another model.
+        """
+        if source.preset is not None and self._parameters != source.preset.parameters:
+            raise WrongWorkError(
+                f"{source.name} was built with {self._parameters:,} parameters; "
+                f"it has {source.preset.parameters:,}."
+            )
+
+    @property
+    def record(self) -> ModelRecord:
+        """What was loaded, and how."""
+        preset = self._source.preset
+        config = self._config
+        return ModelRecord(
+            model=self._source.name,
+            backend=TransformersBackend.name,
+            load_s=self._load_s,
+            parameters=self._parameters,
+            active_parameters=None if preset is None else preset.active_parameters,
+            details={
+                **self._details,
+                "model_type": config.model_type,
+                "dtype": str(self._network.dtype).removeprefix("torch."),
+                "attention": getattr(config, "_attn_implementation", None),
+                "experts": getattr(config, "_experts_implementation", None) if self._n_experts else None,
+                "device": str(self._device),
+                "context": self._context,
+            },
+        )
+
+    @property
+    def system(self) -> None:
+        """The machine itself; the environment names it."""
+        return
+
+    @property
+    def n_gpus(self) -> int:
+        """How many GPUs hold a part of it."""
+        devices = {parameter.device for parameter in self._network.parameters()}
+        return sum(device.type == "cuda" for device in devices)
+
+    @property
+    def _n_experts(self) -> int | None:
+        for name in ("num_local_experts", "num_experts"):
+            experts = getattr(self._config, name, None)
+            if experts:
+                return int(experts)
+        return None
+
+    @property
+    def _context(self) -> int | None:
+        context = getattr(self._config, "max_position_embeddings", None)
+        return None if context is None else int(context)
+
+    def check(self, work: Work) -> str | None:
+        """Warn of work beyond the trained context; refuse it where positions are learned, not computed.
+
+        Raises:
+            RequestError: a count is below one, or the positions end before the tokens do.
+        """
+        for name in ("tokens_in", "tokens_out", "batch_size"):
+            if getattr(work, name) < 1:
+                raise RequestError(f"{name} is {getattr(work, name)}; a call needs at least one.")
+        tokens = work.tokens_in + work.tokens_out
+        if self._context is None or tokens <= self._context:
+            return None
+        beyond = (
+            f"{self._source.name} was trained for {self._context} tokens; {work.tokens_in} in and "
+            f"{work.tokens_out} out are {tokens}"
+        )
+        if getattr(self._config, "rope_parameters", None) or getattr(self._config, "alibi", False):
+            return f"{beyond}. It runs and costs what it costs, but its answers mean nothing there."
+        raise RequestError(f"{beyond}, and it has no positions beyond. Choose smaller token counts.")
+
+    def prepare(self, work: Work) -> Request:
+        """Random in-vocabulary tokens, other ones in each sequence, on the device."""
+        import torch
+        from transformers import GenerationConfig
+
+        vocabulary = int(self._config.vocab_size)
+        generator = torch.Generator().manual_seed(work.seed)
+        shape = (work.batch_size, work.tokens_in)
+        input_ids = torch.randint(vocabulary, shape, generator=generator)
+        # First tokens are drawn without replacement: no two sequences of a batch are equal, however short.
+        first = torch.randperm(vocabulary, generator=generator).repeat(-(-work.batch_size // vocabulary))
+        input_ids[:, 0] = first[: work.batch_size]
+        input_ids = input_ids.to(self._device)
+        return Request(
+            work=work,
+            input_ids=input_ids,
+            attention_mask=torch.ones_like(input_ids),
+            generation_config=GenerationConfig(
+                max_new_tokens=work.tokens_out,
+                min_new_tokens=work.tokens_out,
+                do_sample=False,
+                use_cache=work.kv_cache,
+                pad_token_id=0,
+            ),
+        )
+
+    def generate(self, request: Request, *, on_first_token: Callable[[], None] | None = None) -> torch.Tensor:
+        """Generate; returns [batch_size, tokens_in + tokens_out].
+
+        `on_first_token` is called once, when each sequence has its first token and before the second
+        is begun: the end of prefill. Without it nothing is hooked.
+        """
+        import torch
+
+        with torch.inference_mode(), contextlib.ExitStack() as stack:
+            if on_first_token is not None:
+                stack.enter_context(_first_token_mark(self._network, on_first_token))
+            output: torch.Tensor = self._network.generate(
+                request.input_ids,
+                attention_mask=request.attention_mask,
+                generation_config=request.generation_config,
+            )
+        return output
+
+    def verify(self, request: Request, output: torch.Tensor) -> int:
+        """Count the generated tokens on the output.
+
+        Raises:
+            WrongWorkError: the shape is not exactly what was asked for, or the prompt is not in it.
+        """
+        work = request.work
+        expected = (work.batch_size, work.tokens_in + work.tokens_out)
+        if tuple(output.shape) != expected:
+            raise WrongWorkError(
+                f"{self._source.name} was asked for {work.batch_size} sequences of {work.tokens_in} + "
+                f"{work.tokens_out} tokens and returned {tuple(output.shape)}."
+            )
+        if not bool((output[:, : work.tokens_in] == request.input_ids).all()):
+            raise WrongWorkError(f"{self._source.name} returned another prompt than it was given.")
+        return work.batch_size * work.tokens_out
+
+    def close(self) -> None:
+        """Free the memory."""
+        import torch
+
+        del self._network
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+@contextlib.contextmanager
+def _first_token_mark(network: Any, mark: Callable[[], None]) -> Iterator[None]:
+    """Call `mark` before the second forward pass, or at the end where there is none; then unhook."""
+    passes = 0
+
+    def before_forward(*_: Any) -> None:
+        nonlocal passes
+        passes += 1
+        if passes == 2:  # noqa: PLR2004 - the second pass begins when the first token is there
+            handle.remove()
+            mark()
+
+    handle = network.register_forward_pre_hook(before_forward)
+    try:
+        yield
+        if passes == 1:
+            mark()
+    finally:
+        handle.remove()

@@ -1,0 +1,88 @@
+"""Random weights that behave like trained ones: N(0, 0.02), norms one, biases zero.
+
+The values matter: U(0, 1) collapses the activations and sends every token to the same experts, and data
+values move a GPU's power. They are drawn block by block, each block from its own seed, so the same seed gives
+the same weights on any number of threads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    import torch
+
+STANDARD_DEVIATION = 0.02
+_BLOCK = 1 << 20
+# Up to this many elements torch copies on the calling thread alone, so our threads are all there are.
+_CHUNK = 1 << 15
+
+
+def materialise(model: torch.nn.Module, *, seed: int, device_of: Callable[[str], torch.device]) -> None:
+    """Give every meta parameter storage on its device, tie, and fill; no parameter exists twice.
+
+    Buffers are left alone: rotary frequencies were computed when the model was built, and must stay.
+    """
+    import torch
+
+    for module_name, module in model.named_modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            if parameter.is_meta:
+                device = device_of(f"{module_name}.{name}" if module_name else name)
+                storage = torch.empty(parameter.shape, dtype=parameter.dtype, device=device)
+                setattr(module, name, torch.nn.Parameter(storage, requires_grad=False))
+    tie = getattr(model, "tie_weights", None)
+    if tie is not None:
+        tie()
+    fill(model.named_parameters(), seed=seed)
+
+
+def fill(parameters: Iterable[tuple[str, torch.Tensor]], *, seed: int) -> None:
+    """Fill parameters in place: on the CPU in parallel, on a GPU by its own generator."""
+    import torch
+
+    jobs: list[tuple[torch.Tensor, int]] = []
+    with torch.no_grad():
+        for name, parameter in parameters:
+            tensor = parameter.detach()
+            if tensor.ndim < 2:  # noqa: PLR2004 - vectors are norms and biases
+                tensor.fill_(0.0 if name.endswith("bias") else 1.0)
+            elif tensor.device.type == "cpu":
+                jobs.extend(_blocks(tensor, f"{seed}/{name}"))
+            else:
+                generator = torch.Generator(tensor.device).manual_seed(_seed_of(f"{seed}/{name}"))
+                tensor.normal_(0.0, STANDARD_DEVIATION, generator=generator)
+    with ThreadPoolExecutor(max_workers=_cpus(), thread_name_prefix="llmenergy-weights") as pool:
+        for _ in pool.map(lambda job: _fill_block(*job), jobs):
+            pass
+
+
+def _blocks(tensor: torch.Tensor, label: str) -> Iterator[tuple[torch.Tensor, int]]:
+    flat = tensor.view(-1)
+    for index, start in enumerate(range(0, flat.numel(), _BLOCK)):
+        yield flat[start : start + _BLOCK], _seed_of(f"{label}/{index}")
+
+
+def _fill_block(block: torch.Tensor, seed: int) -> None:
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    normals = torch.empty(_CHUNK)
+    for start in range(0, block.numel(), _CHUNK):
+        target = block[start : start + _CHUNK]
+        source = normals[: target.numel()]
+        source.normal_(0.0, STANDARD_DEVIATION, generator=generator)
+        target.copy_(source)
+
+
+def _seed_of(label: str) -> int:
+    return int.from_bytes(hashlib.blake2b(label.encode(), digest_size=7).digest())
+
+
+def _cpus() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
