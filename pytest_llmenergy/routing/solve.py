@@ -65,9 +65,7 @@ def relative_gap(objective: float, dual_bound: float) -> float:
     return (objective - dual_bound) / max(abs(objective), abs(dual_bound))
 
 
-def solve(
-    costs: Floats, counts: Ints, lower: Ints, upper: Ints, *, prices: Floats | None = None
-) -> Solution:
+def solve(costs: Floats, counts: Ints, lower: Ints, upper: Ints, *, prices: Floats | None = None) -> Solution:
     """Find the cheapest assignment with lower[k] <= queries at model k <= upper[k].
 
     Args:
@@ -249,9 +247,7 @@ def _near_prices(whole: Ints, counts: Ints, lower: Ints, upper: Ints, prices: In
     return _auction(whole[:, rows], counts[rows], lower - rest, upper - rest, prices)
 
 
-def _settle(
-    whole: Ints, counts: Ints, lower: Ints, upper: Ints, prices: Ints
-) -> tuple[Ints, Ints, int, int]:
+def _settle(whole: Ints, counts: Ints, lower: Ints, upper: Ints, prices: Ints) -> tuple[Ints, Ints, int, int]:
     """Optimal prices and flow with their values: the near ties settled, more of them until it is proved."""
     least = max(_NEAR_TIES, int(_SPARE * np.sqrt(len(counts))))
     while True:
