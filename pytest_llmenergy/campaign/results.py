@@ -220,8 +220,9 @@ def write_results(path: Path, campaign: Campaign) -> None:
 
 def json_schema() -> dict[str, Any]:
     """The JSON Schema of a results document, made from the records themselves."""
-    schema: dict[str, Any] = msgspec.json.schema(Campaign)
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": RESULTS_SCHEMA, **schema}
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": RESULTS_SCHEMA}
+    document: dict[str, Any] = json.loads(msgspec.json.encode(schema | msgspec.json.schema(Campaign)))
+    return document
 
 
 def write_json(path: Path, document: dict[str, Any]) -> None:
