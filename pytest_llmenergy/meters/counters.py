@@ -98,7 +98,8 @@ def measured(
 ) -> DomainEnergy:
     """A domain with a reading; one that cannot be told from nothing says so."""
     if reason is None and bound_j >= energy_j:
-        reason = f"too short: {units.format_energy(energy_j)} +- {units.format_energy(bound_j)} cannot be told from 0"
+        found = f"{units.format_energy(energy_j)} +- {units.format_energy(bound_j)}"
+        reason = f"too short: {found} cannot be told from 0"
     return DomainEnergy(
         domain=domain,
         energy_j=energy_j,

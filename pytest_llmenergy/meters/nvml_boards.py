@@ -1,4 +1,4 @@
-"""The NVIDIA boards of this process, as the driver shows them: nvidia-ml-py for all but the energy counter."""
+"""The NVIDIA boards of this process: nvidia-ml-py for all but the energy counter."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """AMD uProf: power of every physical core and package, and the share of it that is ours.
 
-One `AMDuProfCLI timechart` runs for the whole session, because starting one takes seconds and its first and last
-rows are lost. It records for as long as a program runs that we give it: a reader of a pipe that we hold.
+One `AMDuProfCLI timechart` runs for the whole session, because starting one takes seconds and its first and
+last rows are lost. It records for as long as a program runs that we give it: a reader of a pipe that we hold.
 """
 
 from __future__ import annotations
@@ -87,8 +87,9 @@ class Recorder:
         if self._pipe is not None:
             os.close(self._pipe)
             self._pipe = None
-        for ask in (lambda: None, lambda: self.process.send_signal(signal.SIGINT), self.process.kill):
-            ask()
+        for sent in (None, signal.SIGINT, signal.SIGKILL):
+            if sent is not None:
+                self.process.send_signal(sent)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(_STOP_S)
                 break

@@ -48,12 +48,13 @@ class Window:
         """The energy of every domain; empty while the window is open."""
         cpu_s = time.thread_time()
         late = any(callable(reading) for reading in self._readings)
-        self._readings = tuple(reading() if callable(reading) else reading for reading in self._readings)
+        settled = [reading() if callable(reading) else reading for reading in self._readings]
+        self._readings = tuple(settled)
         if late:
             self.meter_cpu_s = (self.meter_cpu_s or 0.0) + time.thread_time() - cpu_s
         found: dict[str, DomainEnergy] = {}
-        for reading in self._readings:
-            for part in reading:
+        for domains in settled:
+            for part in domains:
                 found.setdefault(part.domain, part)  # the meter that was named first
         return tuple(found.values())
 
