@@ -10,13 +10,14 @@ from pytest_llmenergy.errors import MeterUnavailableError, RequestError
 from pytest_llmenergy.meters.machine import Machine
 from pytest_llmenergy.meters.nvml import SELF_CHECK_S
 from pytest_llmenergy.meters.sampler import Sampler
+from pytest_llmenergy.meters.trace import Trace
 from pytest_llmenergy.meters.window import Meters
 from pytest_llmenergy.records import MeterSource
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from pytest_llmenergy.meters import Meter
+    from pytest_llmenergy.meters import Meter, Watch
 
 AUTO = "auto"
 NAMES = ("nvml", "rapl", "uprof", "amd_energy", "estimate")
@@ -55,6 +56,17 @@ class _Opener:
             )
             return False
         return True
+
+    def watches(self) -> list[Watch]:
+        """What looks out for disturbance of what is metered."""
+        from pytest_llmenergy.meters.interference import CpuWatch, GpuWatch
+        from pytest_llmenergy.meters.nvml import NvmlMeter
+
+        gpus = [meter for meter in self.opened.values() if isinstance(meter, NvmlMeter)]
+        return [
+            *(GpuWatch(meter.boards, self._sampler, self._machine) for meter in gpus),
+            CpuWatch(self._machine, self._sampler.clock),
+        ]
 
     def not_in_use(self) -> list[MeterSource]:
         """Every other source there is, with the reason."""
@@ -104,6 +116,7 @@ def open_meters(
     require_measured: bool = False,
     machine: Machine | None = None,
     self_check_s: float = SELF_CHECK_S,
+    trace: bool = False,
 ) -> Meters:
     """Open meters.
 
@@ -115,6 +128,7 @@ def open_meters(
         machine: where sysfs and procfs are.
         self_check_s: how long a GPU's energy counter is compared with its power at the start; 0 leaves that
             out, and the bounds are then wider.
+        trace: keep every domain's power ten times a second (`Meters.trace`).
 
     Raises:
         RequestError: there is no such meter, or an estimate would be needed where none is wanted.
@@ -137,7 +151,14 @@ def open_meters(
     except BaseException:
         opener.close()
         raise
-    return Meters(opener.opened.values(), others=opener.not_in_use(), sampler=sampler, clock=clock)
+    return Meters(
+        opener.opened.values(),
+        others=opener.not_in_use(),
+        watches=opener.watches(),
+        sampler=sampler,
+        trace=Trace(opener.opened.values(), sampler) if trace else None,
+        clock=clock,
+    )
 
 
 def _checked(names: Sequence[str], *, require_measured: bool) -> list[str]:
@@ -163,3 +184,20 @@ def _only_an_estimate(others: Sequence[MeterSource]) -> str:
             "Mend one of these, name the meters to use, or allow estimates.",
         ]
     )
+
+
+def survey(machine: Machine | None = None, *, self_check_s: float = SELF_CHECK_S) -> tuple[MeterSource, ...]:
+    """Every source there is on this machine: opened, looked at and closed again.
+
+    A GPU's counter is compared with its power for `self_check_s`; a uProf recorder runs for some seconds.
+    """
+    sampler = Sampler()
+    opener = _Opener(sampler, machine or Machine.here(), self_check_s)
+    try:
+        for name in NAMES:
+            opener.attempt(name)
+        found = {meter.source.name: meter.source for meter in opener.opened.values()}
+    finally:
+        opener.close()
+    found.update({source.name: source for source in opener.others})
+    return tuple(found[name] for name in NAMES)

@@ -260,7 +260,9 @@ class TickTracker:
         if self.period_s is not None and tick.is_seen:
             stride = 1 if self._edges else max(1, round(_WATCH_S / self.period_s))
             # From half a period on: what was found a little before it was expected is not looked for again.
-            self._due_s = self._predicted_after(tick.time_s + self.period_s / 2) + (stride - 1) * self.period_s
+            self._due_s = (
+                self._predicted_after(tick.time_s + self.period_s / 2) + (stride - 1) * self.period_s
+            )
         elif self.period_s is not None:
             self._due_s = self._predicted_after(now_s)
 

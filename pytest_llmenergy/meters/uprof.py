@@ -169,6 +169,18 @@ class UprofMeter:
             now = dt.datetime.now()  # noqa: DTZ005 - the chart's times are local
             self._offset_s = self._scheduler.clock() - (now - midnight).total_seconds()
 
+    def power_w(self) -> dict[str, float]:
+        """Mean power of each package over the last row that has come."""
+        self.read()
+        if not self._chart.rows:
+            return {}
+        last = self._chart.rows[max(self._chart.rows)]
+        return {
+            f"cpu:package-{number}": power_w
+            for (kind, number), power_w in zip(self._chart.domains, last.power_w, strict=True)
+            if kind == "package"
+        }
+
     def begin(self) -> float:
         """Only the time counts: the rows come later."""
         self._residency.sample(self._scheduler.clock())
