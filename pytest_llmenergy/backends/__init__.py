@@ -71,6 +71,14 @@ class LoadedModel(Protocol):
         """
         ...
 
+    def account(self, work: Work, runtime_s: float) -> dict[str, Any]:
+        """What a call of that runtime did in physical terms: `flops`, `bytes`, `mfu`; empty if unknown.
+
+        Raises:
+            WrongWorkError: it was faster than its devices can be, so it did not do the work.
+        """
+        ...
+
     def close(self) -> None:
         """Free the memory."""
         ...

@@ -46,7 +46,8 @@ class Preset:
     @property
     def kv_bytes_per_token(self) -> int:
         """Bytes of KV cache one token of one sequence takes, in a 2-byte type such as bf16."""
-        return kv_elements_per_token(self.config) * BYTES_BF16
+        per_layer = kv_elements_per_token_and_layer(self.config)
+        return per_layer * int(self.config["num_hidden_layers"]) * BYTES_BF16
 
     @property
     def memory_b(self) -> int:
@@ -54,8 +55,19 @@ class Preset:
         return self.parameters * BYTES_BF16
 
 
-def kv_elements_per_token(config: Mapping[str, Any]) -> int:
-    """Keys and values one token of one sequence leaves in the cache, over all layers.
+CACHE_KEYS = (
+    "num_attention_heads",
+    "hidden_size",
+    "head_dim",
+    "num_key_value_heads",
+    "num_kv_heads",
+    "new_decoder_architecture",
+    "multi_query",
+)
+
+
+def kv_elements_per_token_and_layer(config: Mapping[str, Any]) -> int:
+    """Keys and values one token of one sequence leaves in a layer, from the `CACHE_KEYS` of a config.
 
     Falcon says its number of KV heads in its own words: one for all queries, unless it is of the new kind.
     """
@@ -67,7 +79,7 @@ def kv_elements_per_token(config: Mapping[str, Any]) -> int:
         kv_heads = int(config.get("num_kv_heads") or heads)
     else:
         kv_heads = 1 if config.get("multi_query") else heads
-    return 2 * int(config["num_hidden_layers"]) * kv_heads * head_dim
+    return 2 * kv_heads * head_dim
 
 
 def _rope(theta: float) -> dict[str, Any]:

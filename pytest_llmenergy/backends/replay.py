@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pytest_llmenergy.errors import RequestError
 from pytest_llmenergy.records import ModelRecord
@@ -80,6 +80,11 @@ class ReplayLoadedModel:
         """Exact by construction."""
         del request
         return output
+
+    def account(self, work: Work, runtime_s: float) -> dict[str, Any]:
+        """A simulated machine does no arithmetic."""
+        del work, runtime_s
+        return {}
 
     def close(self) -> None:
         """Nothing is held."""

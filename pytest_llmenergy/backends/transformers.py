@@ -9,7 +9,7 @@ import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pytest_llmenergy.backends import sources
+from pytest_llmenergy.backends import counting, sources
 from pytest_llmenergy.errors import DocumentError, LLMEnergyError, RequestError, WrongWorkError, require
 from pytest_llmenergy.records import ModelRecord
 
@@ -188,6 +188,7 @@ class TransformersModel:
         self._config = network.config.get_text_config()
         self._device = next(network.parameters()).device
         self._parameters = sum(parameter.numel() for parameter in network.parameters())
+        self._shape = counting.shape_of(network)
 
     def expect_parameters(self, source: Source) -> None:
         """Hold a preset to its published number of parameters.
@@ -204,20 +205,21 @@ class TransformersModel:
     @property
     def record(self) -> ModelRecord:
         """What was loaded, and how."""
-        preset = self._source.preset
         config = self._config
         return ModelRecord(
             model=self._source.name,
             backend=TransformersBackend.name,
             load_s=self._load_s,
             parameters=self._parameters,
-            active_parameters=None if preset is None else preset.active_parameters,
+            active_parameters=self._parameters - round(self._shape.idle_expert_parameters),
             details={
                 **self._details,
                 "model_type": config.model_type,
                 "dtype": str(self._network.dtype).removeprefix("torch."),
                 "attention": getattr(config, "_attn_implementation", None),
-                "experts": getattr(config, "_experts_implementation", None) if self._n_experts else None,
+                "experts": getattr(config, "_experts_implementation", None)
+                if counting.n_experts_of(config)
+                else None,
                 "device": str(self._device),
                 "context": self._context,
             },
@@ -233,14 +235,6 @@ class TransformersModel:
         """How many GPUs hold a part of it."""
         devices = {parameter.device for parameter in self._network.parameters()}
         return sum(device.type == "cuda" for device in devices)
-
-    @property
-    def _n_experts(self) -> int | None:
-        for name in ("num_local_experts", "num_experts"):
-            experts = getattr(self._config, name, None)
-            if experts:
-                return int(experts)
-        return None
 
     @property
     def _context(self) -> int | None:
@@ -327,6 +321,26 @@ class TransformersModel:
         if not bool((output[:, : work.tokens_in] == request.input_ids).all()):
             raise WrongWorkError(f"{self._source.name} returned another prompt than it was given.")
         return work.batch_size * work.tokens_out
+
+    def account(self, work: Work, runtime_s: float) -> dict[str, Any]:
+        """FLOPs and bytes the call needed, and model FLOP utilisation where the devices' peak is known.
+
+        Raises:
+            WrongWorkError: it was faster than its devices can be.
+        """
+        return counting.account(counting.needed(self._shape, work), runtime_s, peak=self._peak_flops_per_s())
+
+    def _peak_flops_per_s(self) -> float | None:
+        import torch
+
+        dtype = str(self._network.dtype).removeprefix("torch.")
+        peaks = [
+            counting.peak_flops_per_s(torch.cuda.get_device_name(device), dtype)
+            for device in {parameter.device for parameter in self._network.parameters()}
+            if device.type == "cuda"
+        ]
+        known = [peak for peak in peaks if peak is not None]
+        return sum(known) if known and len(known) == len(peaks) else None
 
     def close(self) -> None:
         """Free the memory."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from pytest_llmenergy.simulation import World
 
 REPLAY = "replay:"
+# Which session of the simulated machine this is: each has noise of its own.
+REPLAY_SESSION = "LLMENERGY_REPLAY_SESSION"
 
 
 def open_campaign(settings: Settings, observer: Observer | None = None) -> Runner:
@@ -54,7 +57,7 @@ def _world(settings: Settings) -> World | None:
         raise RequestError("a simulated machine has its own meters: give replay:FILE alone.")
     from pytest_llmenergy.simulation import open_world
 
-    world = open_world(Path(files[0]))
+    world = open_world(Path(files[0]), session=os.environ.get(REPLAY_SESSION, "0"))
     for model in settings.models:
         world.model(model)
     return world

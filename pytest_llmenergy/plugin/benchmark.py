@@ -37,7 +37,7 @@ _TIMER = pytest.StashKey[ReplayTimer]()
 
 def prepare(item: pytest.Item, config: pytest.Config) -> None:
     """Give a test that uses `energy` its timer, before any fixture is set up."""
-    names: list[str] = getattr(item, "fixturenames", [])
+    names: Sequence[str] = getattr(item, "fixturenames", ())
     if "energy" not in names or "benchmark" in names:
         return  # nothing of ours, or the test times something of its own
 
@@ -45,14 +45,13 @@ def prepare(item: pytest.Item, config: pytest.Config) -> None:
         return bool(config.getoption(option, default=False))
 
     codspeed = given("codspeed")  # replaces pytest-benchmark, and knows no timer
-    if config.pluginmanager.hasplugin("benchmark") and not codspeed:
-        if not (given("benchmark_skip") or given("benchmark_disable")):
-            timer = item.stash[_TIMER] = ReplayTimer()
-            item.add_marker(pytest.mark.benchmark(timer=timer))
-        if given("benchmark_only"):
-            names.append("benchmark")  # else it would be skipped as no benchmark
-    elif codspeed:
-        names.append("benchmark")  # else it would be deselected
+    off = codspeed or given("benchmark_skip") or given("benchmark_disable")
+    if config.pluginmanager.hasplugin("benchmark") and not off:
+        timer = item.stash[_TIMER] = ReplayTimer()
+        item.add_marker(pytest.mark.benchmark(timer=timer))
+    if codspeed or given("benchmark_only"):
+        # Else it would be deselected, or skipped, as no benchmark. The list itself is shared between tests.
+        item.fixturenames = [*names, "benchmark"]  # type: ignore[attr-defined]
 
 
 def register(request: pytest.FixtureRequest, record: CellRecord | WindowRecord, *, again: bool) -> None:
