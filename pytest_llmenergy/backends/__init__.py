@@ -110,6 +110,7 @@ def open_backend(
     threads: int | None = None,
     seed: int = 0,
     trust_remote_code: bool = False,
+    offload: bool = False,
     world: World | None = None,
 ) -> Backend:
     """Open an engine; its packages are imported here and not before.
@@ -118,10 +119,12 @@ def open_backend(
         name: one of `BACKENDS`.
         dtype: "bfloat16", "float16" or "float32"; by default the weights' own, bfloat16 for random ones, and
             float32 for tiny models on a CPU.
-        device: "cpu", "cuda", "cuda:1"; by default the GPU where there is one.
+        device: "auto" (the default) takes the fewest GPUs that hold the model, or the CPU if there is none;
+            "all" spreads it over every GPU; "cpu", "cuda", "cuda:1" take that one.
         threads: CPU threads of a model on the CPU; by default one for tiny models, all cores for others.
         seed: of random weights.
         trust_remote_code: run code that a model directory brings.
+        offload: let what no GPU has room for stay in the machine's memory.
         world: the simulated machine, for "replay".
 
     Raises:
@@ -133,7 +136,12 @@ def open_backend(
             from pytest_llmenergy.backends.transformers import TransformersBackend
 
             return TransformersBackend(
-                dtype=dtype, device=device, threads=threads, seed=seed, trust_remote_code=trust_remote_code
+                dtype=dtype,
+                device=device,
+                threads=threads,
+                seed=seed,
+                trust_remote_code=trust_remote_code,
+                offload=offload,
             )
         case "replay":
             from pytest_llmenergy.backends.replay import ReplayBackend
