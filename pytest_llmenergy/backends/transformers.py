@@ -152,21 +152,30 @@ class TransformersBackend:
 
     def _load_trained(self, source: Source) -> tuple[Any, Placement]:
         import torch
-        from transformers import AutoModelForCausalLM
+        import transformers
 
         dtype = None if self._dtype is None else getattr(torch, _DTYPES[self._dtype])
+        more: dict[str, Any] = {}
+        if source.gguf_file is not None:
+            on_cpu = placement.one_device(self._device) == "cpu"
+            dtype = dtype or (torch.float32 if on_cpu else torch.bfloat16)
+            # Packed weights need kernels that are not everywhere: the record's dtype shall be what was run.
+            if hasattr(transformers, "GgufConfig"):
+                more["quantization_config"] = transformers.GgufConfig(dequantize=True)
         if source.config is None:  # a GGUF file tells its architecture only when it is read
             placed = Placement(device_map={"": placement.one_device(self._device)}, kind=placement.ONE_DEVICE)
         else:
             placed = self._place(self._meta(source, dtype or _dtype_of(source.config)), source)
-        network = AutoModelForCausalLM.from_pretrained(
-            source.directory,
-            gguf_file=source.gguf_file,
-            dtype=dtype or "auto",
-            device_map=placed.device_map,
-            local_files_only=True,
-            trust_remote_code=self._trust_remote_code,
-        )
+        with _no_progress_bars():
+            network = transformers.AutoModelForCausalLM.from_pretrained(
+                source.directory,
+                gguf_file=source.gguf_file,
+                dtype=dtype or "auto",
+                device_map=placed.device_map,
+                local_files_only=True,
+                trust_remote_code=self._trust_remote_code,
+                **more,
+            )
         return network, placed
 
 
@@ -175,6 +184,20 @@ def _dtype_of(config: dict[str, Any]) -> Any:
 
     named = config.get("dtype") or config.get("torch_dtype")
     return getattr(torch, named) if isinstance(named, str) and named in _DTYPES else torch.float32
+
+
+@contextlib.contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    """Keep the terminal for the campaign's own progress."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _config_of(source: Source, *, trust_remote_code: bool) -> Any:
@@ -438,6 +461,38 @@ class TransformersModel:
         ]
         known = [peak for peak in peaks if peak is not None]
         return sum(known) if known and len(known) == len(peaks) else None
+
+    def answer(self, prompt: str, *, tokens_out: int) -> str:
+        """What the model says to a prompt, greedily, to its end or the limit: trained weights can be told by it.
+
+        Raises:
+            RequestError: the model came without a tokenizer.
+        """
+        import torch
+
+        tokenizer = self._tokenizer()
+        if tokenizer.chat_template:
+            messages = [{"role": "user", "content": prompt}]
+            prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        asked = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False).to(self._device)
+        with torch.inference_mode():
+            output = self._network.generate(
+                **asked, max_new_tokens=tokens_out, do_sample=False, eos_token_id=tokenizer.eos_token_id
+            )
+        answer: str = tokenizer.decode(output[0, asked["input_ids"].shape[1] :], skip_special_tokens=True)
+        return answer
+
+    def _tokenizer(self) -> Any:
+        from transformers import AutoTokenizer
+
+        if self._source.directory is None:
+            raise RequestError(
+                f"{self._source.name} has random weights and no tokenizer. Take a trained model."
+            )
+        with _problems_named(self._source):
+            return AutoTokenizer.from_pretrained(
+                self._source.directory, gguf_file=self._source.gguf_file, local_files_only=True
+            )
 
     def close(self) -> None:
         """Free the memory."""
