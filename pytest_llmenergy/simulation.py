@@ -113,7 +113,7 @@ def read_replay(path: Path) -> Replay:
 class World:
     """The simulated machine: a clock and a joule counter a domain, moved by `call` and `idle` alone."""
 
-    def __init__(self, replay: Replay, *, session: int = 0) -> None:
+    def __init__(self, replay: Replay, *, session: int | str = 0) -> None:
         self.replay = replay
         self.now_s = 0.0
         self.energy_j = {domain: 0.0 for model in replay.models for domain in model.energy_j}

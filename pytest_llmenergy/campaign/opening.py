@@ -1,0 +1,74 @@
+"""From settings to a running campaign: the meters and models of this machine, or of a simulated one."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_llmenergy.backends import open_backend, sources
+from pytest_llmenergy.campaign.runner import Observer, Runner
+from pytest_llmenergy.environment import read_environment
+from pytest_llmenergy.errors import RequestError
+
+if TYPE_CHECKING:
+    from pytest_llmenergy.campaign.settings import Settings
+    from pytest_llmenergy.meters.window import Meters
+    from pytest_llmenergy.simulation import World
+
+REPLAY = "replay:"
+# Which session of the simulated machine this is: each has noise of its own.
+REPLAY_SESSION = "LLMENERGY_REPLAY_SESSION"
+
+
+def open_campaign(settings: Settings, observer: Observer | None = None) -> Runner:
+    """Open the meters, look at the machine, and begin or resume the campaign.
+
+    Raises:
+        RequestError: a model, a meter or the results folder cannot be had; nothing has been measured.
+    """
+    world = _world(settings)
+    if world is None:
+        for model in settings.models:
+            sources.find(model)
+    meters = _meters(settings, world)
+    try:
+        return Runner(
+            settings,
+            meters=meters,
+            open_backend=lambda: (
+                open_backend("transformers", seed=settings.seed)
+                if world is None
+                else open_backend("replay", world=world)
+            ),
+            environment=read_environment(meters=meters.sources),
+            observer=observer,
+        )
+    except BaseException:
+        meters.close()
+        raise
+
+
+def _world(settings: Settings) -> World | None:
+    files = [name.removeprefix(REPLAY) for name in settings.meters if name.startswith(REPLAY)]
+    if not files:
+        return None
+    if len(settings.meters) > 1:
+        raise RequestError("a simulated machine has its own meters: give replay:FILE alone.")
+    from pytest_llmenergy.simulation import open_world
+
+    world = open_world(Path(files[0]), session=os.environ.get(REPLAY_SESSION, "0"))
+    for model in settings.models:
+        world.model(model)
+    return world
+
+
+def _meters(settings: Settings, world: World | None) -> Meters:
+    if world is not None:
+        from pytest_llmenergy.meters.replay import ReplayMeter
+        from pytest_llmenergy.meters.window import Meters
+
+        return Meters([ReplayMeter(world)], clock=world.clock)
+    from pytest_llmenergy.meters import open_meters
+
+    return open_meters(settings.meters, require_measured=settings.require_measured)

@@ -1,0 +1,62 @@
+"""What a campaign was asked to do."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pytest_llmenergy.campaign.grid import GRIDS, Grid
+from pytest_llmenergy.campaign.stopping import StopRule
+
+DEFAULT_MODEL = "tiny-llama"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The whole request, validated; every default of the product stands here once."""
+
+    models: tuple[str, ...] = (DEFAULT_MODEL,)
+    grid_name: str = "quick"
+    grid: Grid = GRIDS["quick"]
+    batch_size: int = 32
+    kv_cache: bool = False
+    meters: tuple[str, ...] = ("auto",)
+    require_measured: bool = False
+    rule: StopRule = field(default_factory=StopRule)
+    seed: int = 0
+    system: str | None = None
+    results: Path | None = None
+    resume: bool = False
+
+    @property
+    def campaign(self) -> str:
+        """The campaign's name, which is also the folder its results are kept in."""
+        if self.results is not None:
+            return self.results.name
+        models = "+".join(Path(model).name for model in self.models)
+        return f"{models}-{Path(self.grid_name).stem}"
+
+    @property
+    def folder(self) -> Path:
+        """Where results and journal are kept."""
+        return self.results if self.results is not None else Path("reports") / self.campaign
+
+    def as_document(self) -> dict[str, Any]:
+        """The settings as they stand in the JSON."""
+        grid = {
+            name: {"tokens_in": list(sweep.tokens_in), "tokens_out": list(sweep.tokens_out)}
+            for name in ("input", "output", "grid")
+            if (sweep := self.grid.sweep(name)) is not None
+        }
+        return {
+            "models": list(self.models),
+            "grid": {"name": self.grid_name, **grid},
+            "batch_size": self.batch_size,
+            "kv_cache": self.kv_cache,
+            "meters": list(self.meters),
+            "require_measured": self.require_measured,
+            "stopping": asdict(self.rule),
+            "seed": self.seed,
+            "system": self.system,
+        }

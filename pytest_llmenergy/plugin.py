@@ -1,1 +1,0 @@
-"""The pytest plugin. PYTEST_DONT_REWRITE."""

@@ -1,0 +1,124 @@
+"""What a person sees while a campaign runs."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from pytest_llmenergy.units import format_percent, format_quantity, format_runtime, format_wait
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import pytest
+
+    from pytest_llmenergy.campaign.grid import Place
+    from pytest_llmenergy.campaign.trials import Trials
+    from pytest_llmenergy.records import CellRecord, Trial
+
+_WIDTH = 79  # one less than a terminal's 80, so that no line wraps by itself
+
+
+class Progress:
+    """Rewrites one line while a cell runs and leaves one for each finished cell, also without a terminal."""
+
+    def __init__(self, config: pytest.Config, *, kv_cache: bool) -> None:
+        self._reporter = config.pluginmanager.getplugin("terminalreporter")
+        self._capture = config.pluginmanager.getplugin("capturemanager")
+        if self._reporter is not None:
+            self._reporter.showfspath = (
+                False  # cells of all files are mixed: their names would only break lines
+            )
+        self._live = bool(self._reporter and self._reporter.isatty and not config.option.verbose)
+        self._kv_cache = kv_cache
+        self._left: list[Place] = []
+        self._total = 0
+        self._done_cost = 0.0
+        self._spent_s = 0.0
+        self._began_s = time.monotonic()
+
+    def plan(self, places: Sequence[Place]) -> None:
+        """The cells to come, in order."""
+        self._left = list(places)
+        self._total = len(self._left)
+
+    def loading(self, model: str) -> None:
+        """A model is being loaded."""
+        self._overwrite(f"loading {model} ...")
+
+    def begins(self, place: Place) -> None:
+        """A cell is about to be measured."""
+        if place not in self._left:
+            self._total += 1  # a test asked for a cell by itself
+        self._began_s = time.monotonic()
+
+    def trial(self, label: str, trials: Trials, trial: Trial) -> None:
+        """A trial is done."""
+        if trial.warmup:
+            self._overwrite(f"{self._count(1)} {label}: warm-up {format_runtime(trial.runtime_s)}")
+            return
+        now = trials.stopped("")
+        spread = f"±{format_runtime(now.runtime_half_width_s)} ±{format_percent(now.energy_half_width_rel)}"
+        self._overwrite(f"{self._count(1)} {label}: trial {now.trials} {spread}{self._time_left()}")
+
+    def ends(self, place: Place, record: CellRecord) -> None:
+        """A cell has been measured."""
+        self._spent_s += time.monotonic() - self._began_s
+        self._done_cost += place.cost(kv_cache=self._kv_cache)
+        if place in self._left:
+            self._left.remove(place)
+        head = f"{self._count(0)} {place.model} {place.tokens_in:>4} in {place.tokens_out:>4} out"
+        self._line(f"{head}{_outcome(record)}{self._time_left()}")
+
+    def notice(self, text: str) -> None:
+        """Say something that stays."""
+        self._line(text)
+
+    def _count(self, ahead: int) -> str:
+        number = min(self._total - len(self._left) + ahead, self._total)
+        return f"[{number:>{len(str(self._total))}}/{self._total}]"
+
+    def _time_left(self) -> str:
+        left = sum(place.cost(kv_cache=self._kv_cache) for place in self._left)
+        if not self._done_cost or not left:
+            return ""
+        return f"  {format_wait(self._spent_s * left / self._done_cost)} left"
+
+    def _overwrite(self, text: str) -> None:
+        if self._live:
+            self._write(lambda: self._reporter.rewrite(text[:_WIDTH], erase=True))
+
+    def _line(self, text: str) -> None:
+        if self._reporter is None:
+            return
+
+        def write() -> None:
+            if self._live:
+                self._reporter.rewrite("", erase=True)
+                self._reporter.write("\r")
+            else:
+                self._reporter.ensure_newline()
+            self._reporter.write_line(text)
+
+        self._write(write)
+
+    def _write(self, write: Callable[[], None]) -> None:
+        if self._reporter is None:
+            return
+        if self._capture is None:
+            write()
+            return
+        with self._capture.global_and_fixture_disabled():
+            write()
+
+
+def _outcome(record: CellRecord) -> str:
+    summary, stop = record.summary, record.stop
+    if record.error is not None or summary is None or stop is None:
+        return f"  failed: {record.error}"
+    per_token_j, half_width_j = summary.energy_j_per_token, summary.energy_j_per_token_half_width
+    spread = f" ±{format_percent(half_width_j / per_token_j)}" if half_width_j and per_token_j else ""
+    return (
+        f" {stop.trials:>3} trials {format_runtime(summary.runtime_s):>8}"
+        f" {format_quantity(per_token_j, 'J'):>8}/token{spread}"
+    )

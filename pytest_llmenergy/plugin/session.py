@@ -1,0 +1,236 @@
+"""The measuring session: translates pytest's events into the campaign's, and back."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_llmenergy.campaign.grid import Place, shuffled
+from pytest_llmenergy.campaign.opening import open_campaign
+from pytest_llmenergy.environment import read_gpus
+from pytest_llmenergy.errors import LLMEnergyError
+from pytest_llmenergy.options import given, read_settings
+from pytest_llmenergy.plugin import benchmark
+from pytest_llmenergy.plugin.fixture import Budget, Energy
+from pytest_llmenergy.plugin.progress import Progress
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+    from types import FrameType
+
+    from pytest_llmenergy.campaign.runner import Runner
+    from pytest_llmenergy.campaign.settings import Settings
+    from pytest_llmenergy.records import Campaign, CellRecord, WindowRecord
+
+
+def open_session(config: pytest.Config) -> MeasuringSession:
+    """The session's plugin.
+
+    Raises:
+        pytest.UsageError: the request makes no sense; the message names the remedy.
+    """
+    workers = config.getoption("numprocesses", default=None)
+    if workers or hasattr(config, "workerinput"):
+        raise pytest.UsageError(
+            "--llm-energy measures alone on the machine: side by side, tests would meter each other. "
+            "Leave out -n (pytest-xdist)."
+        )
+    try:
+        return MeasuringSession(config, read_settings(config))
+    except LLMEnergyError as error:
+        raise pytest.UsageError(str(error)) from error
+
+
+class MeasuringSession:
+    """Hooks that are there only while measuring."""
+
+    def __init__(self, config: pytest.Config, settings: Settings) -> None:
+        self._config = config
+        self._settings = settings
+        self._runner: Runner | None = None
+        self._progress: Progress | None = None
+        self._finished: Campaign | None = None
+        self._energies: dict[str, Energy] = {}
+        self._registered: set[int] = set()  # records live as long as the session
+        self._handler: Any = None
+        self._error: str | None = None
+
+    # Which tests, in which order
+
+    def cells(self, sweep: str) -> list[Any]:
+        """Parameter sets of one sweep of the grid, for every model."""
+        try:
+            axes = self._settings.grid.sweep(sweep)
+        except LLMEnergyError as error:
+            raise pytest.UsageError(f"@pytest.mark.llmenergy(sweep=...): {error}") from error
+        if axes is None:
+            reason = f"the grid {self._settings.grid_name} has no {sweep} sweep"
+            return [pytest.param(None, None, None, marks=pytest.mark.skip(reason=reason), id="none")]
+        return [
+            pytest.param(model, t_in, t_out, id=f"{Path(model).name}-in{t_in}-out{t_out}")
+            for model in self._settings.models
+            for t_in, t_out in axes.points
+        ]
+
+    def pytest_itemcollected(self, item: pytest.Item) -> None:
+        """Prepare for pytest-benchmark before it looks at its tests."""
+        benchmark.prepare(item, self._config)
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        """Put each model's cells together, in seeded random order, after the tests that have none."""
+        measuring = [item for item in items if "energy" in getattr(item, "fixturenames", ())]
+        for item in measuring:
+            try:
+                Budget.of(item)
+            except ValueError as error:
+                raise pytest.UsageError(f"{item.nodeid}: {error}") from error
+        of_cells = [(place, item) for item in measuring if (place := _place(item)) is not None]
+        order = shuffled(
+            [place for place, _ in of_cells], seed=self._settings.seed, models=self._settings.models
+        )
+        rank = {place: number for number, place in enumerate(order)}
+        of_cells.sort(key=lambda pair: (rank[pair[0]], pair[1].nodeid))
+        moved = {id(item) for _, item in of_cells}
+        items[:] = [item for item in items if id(item) not in moved] + [item for _, item in of_cells]
+
+    # Before and while it runs
+
+    def pytest_report_header(self) -> list[str]:
+        """What will be measured."""
+        settings = self._settings
+        defaulted = given(self._config, "llm_energy_models") is None
+        models = ", ".join(settings.models) + (" (the default; choose with --models)" if defaulted else "")
+        cache = "KV cache" if settings.kv_cache else "no KV cache"
+        grid = f"grid {settings.grid_name}, batch {settings.batch_size}, {cache}, seed {settings.seed}"
+        return [f"llm-energy: {models}", f"llm-energy: {grid}, results in {settings.folder}"]
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> None:
+        """Open meters and journal before the first test, so that a bad request ends before anything runs."""
+        measuring = [item for item in session.items if "energy" in getattr(item, "fixturenames", ())]
+        if not measuring or self._config.option.collectonly:
+            return
+        self._handler = signal.signal(signal.SIGTERM, _interrupt)
+        self._progress = Progress(self._config, kv_cache=self._settings.kv_cache)
+        try:
+            self._runner = open_campaign(self._settings, self._progress)
+        except LLMEnergyError as error:
+            raise pytest.UsageError(str(error)) from error
+        places = dict.fromkeys(place for item in measuring if (place := _place(item)) is not None)
+        runner = self._runner
+        self._progress.plan(
+            [place for place in places if not runner.has_cell(place.model, place.tokens_in, place.tokens_out)]
+        )
+        for line in _opening_lines(runner):
+            self._progress.notice(line)
+
+    def fixture(self, request: pytest.FixtureRequest) -> Energy:
+        """The `energy` of one test."""
+        if self._runner is None:
+            raise AssertionError("no runner: the test loop has not begun")
+        energy = Energy(self._runner, request, self._register)
+        self._energies[request.node.nodeid] = energy
+        return energy
+
+    def _register(self, request: pytest.FixtureRequest, record: CellRecord | WindowRecord) -> None:
+        """Hand a record to pytest-benchmark."""
+        benchmark.register(request, record, again=id(record) in self._registered)
+        self._registered.add(id(record))
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_pyfunc_call(self, pyfuncitem: pytest.Function) -> Generator[None, object, object]:
+        """Hold the test to its budget."""
+        result = yield
+        energy = self._energies.get(pyfuncitem.nodeid)
+        if energy is None:
+            return result
+        budget = Budget.of(pyfuncitem)
+        broken = None if budget is None else budget.broken_by(energy.measured)
+        if broken is not None:
+            pytest.fail(broken, pytrace=False)
+        return result
+
+    def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, str] | None:
+        """A measured cell has its own line; a dot beside it would only break it."""
+        if report.when == "call" and report.passed and report.nodeid in self._energies:
+            return "passed", "", "MEASURED"
+        return None
+
+    # Afterwards
+
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        """Write the results document, whatever ended the session."""
+        if self._handler is not None:
+            signal.signal(signal.SIGTERM, self._handler)
+        if self._runner is None:
+            return
+        ended = exitstatus in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED}
+        try:
+            self._finished = self._runner.finish(
+                complete=ended and not session.shouldstop and not session.shouldfail
+            )
+        except LLMEnergyError as error:
+            self._error = str(error)
+            session.exitstatus = pytest.ExitCode.USAGE_ERROR
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """The tables, and where the document is."""
+        if self._error is not None:
+            terminalreporter.write_line(f"ERROR: {self._error}", red=True)
+        campaign = self._finished
+        if campaign is None or self._runner is None or not (campaign.cells or campaign.windows):
+            return
+        from pytest_llmenergy.report.tables import render, summary_tables
+
+        terminalreporter.section("energy of LLM inference")
+        for line in render(summary_tables(campaign)):
+            terminalreporter.write_line(line)
+        state = "" if campaign.complete else " (incomplete: go on with --llm-energy-resume)"
+        terminalreporter.write_line(f"results: {self._runner.results_path}{state}")
+
+    # pytest-benchmark, where it is there
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_benchmark_update_machine_info(self, machine_info: dict[str, Any]) -> None:
+        """Add the GPUs; asked for at the start (to compare) and at the end (to store)."""
+        driver, gpus = read_gpus()
+        machine_info.update(benchmark.machine_info(gpus, driver))
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_benchmark_update_json(self, output_json: dict[str, Any]) -> None:
+        """Add the meters."""
+        if self._runner is not None:
+            output_json["llmenergy"] = benchmark.output(self._runner.environment)
+
+
+def _opening_lines(runner: Runner) -> list[str]:
+    lines = []
+    for source in runner.environment.meters:
+        if source.available:
+            kind = "" if source.provenance is None else f" ({source.provenance.value})"
+            lines.append(f"meter {source.name}{kind}: {', '.join(source.domains)}")
+    if runner.kept is not None:
+        lines.append(f"a former campaign was kept in {runner.kept}")
+    if runner.resumed_cells:
+        lines.append(f"resuming: {runner.resumed_cells} cells were measured before")
+    return lines
+
+
+def _place(item: pytest.Item) -> Place | None:
+    """The cell a test is parametrised with, if it is."""
+    callspec = getattr(item, "callspec", None)
+    params = {} if callspec is None else callspec.params
+    if not {"model", "tokens_in", "tokens_out"} <= set(params) or params["model"] is None:
+        return None
+    return Place(str(params["model"]), int(params["tokens_in"]), int(params["tokens_out"]))
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    """A SIGTERM (a batch system's time limit, say) ends the session in order."""
+    del signum, frame
+    raise KeyboardInterrupt

@@ -1,0 +1,173 @@
+"""Tables of a results document, for a terminal of 80 columns."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING
+
+from pytest_llmenergy.records import Campaign, CellRecord, Provenance, WindowRecord
+from pytest_llmenergy.units import (
+    UNKNOWN,
+    format_energy,
+    format_percent,
+    format_power,
+    format_runtime,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from rich.table import Table
+
+    from pytest_llmenergy.records import Summary
+
+WIDTH = 80
+
+
+def render(tables: Iterable[Table | str], *, width: int = WIDTH) -> list[str]:
+    """Tables as plain lines, none wider than `width`."""
+    from rich.console import Console
+
+    console = Console(file=io.StringIO(), width=width, color_system=None, highlight=False, markup=False)
+    for table in tables:
+        console.print(table)
+    text: str = console.file.getvalue()  # type: ignore[attr-defined]  # the StringIO above
+    return [line.rstrip() for line in text.splitlines()]
+
+
+def plain_table(title: str, *columns: str, left: int = 0) -> Table:
+    """An empty table in the house style: the first `left` columns are text, the others figures."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(
+        title=Text(title),
+        title_justify="left",
+        title_style="",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="left" if number < left else "right", no_wrap=number >= left)
+    return table
+
+
+def summary_tables(campaign: Campaign) -> list[Table | str]:
+    """The closing tables: cells by model and setting, then windows outside cells."""
+    groups: dict[tuple[object, ...], list[CellRecord]] = {}
+    for cell in campaign.cells:
+        groups.setdefault((cell.model, cell.system, cell.batch_size, cell.kv_cache), []).append(cell)
+    tables: list[Table | str] = [_cells_table(cells) for cells in groups.values()]
+    if campaign.windows:
+        tables.append(_windows_table(campaign.windows))
+    tables.extend(_notes(campaign))
+    return tables
+
+
+def _cells_table(cells: list[CellRecord]) -> Table:
+    first = cells[0]
+    cache = {True: ", KV cache", False: ", no KV cache", None: ""}[first.kv_cache]
+    table = plain_table(
+        f"{first.model} on {first.system}, batch {first.batch_size}{cache}",
+        "in",
+        "out",
+        "trials",
+        "runtime",
+        "power",
+        "J/request",
+        "J/token",
+        "95 %" if _confidence(cells) == CONFIDENCE else "±",
+        "energy",
+    )
+    for cell in sorted(cells, key=lambda cell: (cell.tokens_in, cell.tokens_out)):
+        summary = cell.summary
+        counted = sum(trial.counts for trial in cell.trials)
+        if summary is None or cell.error is not None or summary.runtime_s is None:
+            table.add_row(str(cell.tokens_in), str(cell.tokens_out), str(counted), *[UNKNOWN] * 5, "failed")
+            continue
+        energy_j = summary.energy_j if summary.energy_basis == "energy_j" else summary.gpu_energy_j
+        table.add_row(
+            str(cell.tokens_in),
+            str(cell.tokens_out),
+            str(counted),
+            format_runtime(summary.runtime_s),
+            format_power(summary.power_w),
+            format_energy(None if energy_j is None else energy_j / cell.batch_size),
+            format_energy(summary.energy_j_per_token),
+            _spread(summary),
+            _source(summary),
+        )
+    return table
+
+
+CONFIDENCE = 0.95
+
+
+def _confidence(cells: list[CellRecord]) -> float:
+    found = {cell.stop.confidence for cell in cells if cell.stop is not None and cell.stop.confidence}
+    return found.pop() if len(found) == 1 else CONFIDENCE
+
+
+def _windows_table(windows: Iterable[WindowRecord]) -> Table:
+    from pytest_llmenergy import accounting
+
+    table = plain_table(
+        "windows outside cells", "label", "trials", "runtime", "J", "J/token", "±", "energy", left=1
+    )
+    for window in windows:
+        found = accounting.energy(window.domains)
+        summary = window.summary
+        energy_j = None if found is None else found.energy_j
+        if summary is not None:
+            energy_j = summary.energy_j
+        table.add_row(
+            window.label,
+            str(sum(trial.counts for trial in window.trials) or 1),
+            format_runtime(window.runtime_s),
+            format_energy(energy_j),
+            UNKNOWN if summary is None else format_energy(summary.energy_j_per_token),
+            UNKNOWN if summary is None else _spread(summary),
+            UNKNOWN if found is None else found.provenance.value,
+        )
+    return table
+
+
+def _spread(summary: Summary) -> str:
+    per_token_j, half_width_j = summary.energy_j_per_token, summary.energy_j_per_token_half_width
+    if not per_token_j or half_width_j is None:
+        return UNKNOWN
+    return f"±{format_percent(half_width_j / per_token_j)}"
+
+
+def _source(summary: Summary) -> str:
+    if summary.provenance is Provenance.UNAVAILABLE:
+        return "unknown"
+    basis = "GPU, " if summary.energy_basis == "gpu_energy_j" else ""
+    return basis + summary.provenance.value
+
+
+def _notes(campaign: Campaign) -> list[str]:
+    notes = []
+    capped = sum(cell.stop is not None and cell.stop.reason == "max-trials" for cell in campaign.cells)
+    if capped:
+        notes.append(
+            f"{capped} of {len(campaign.cells)} cells stopped at the cap on trials, before their interval "
+            "was narrow enough."
+        )
+    excluded = sum(trial.excluded is not None for cell in campaign.cells for trial in cell.trials)
+    if excluded:
+        notes.append(f"{excluded} trials were excluded; results.json says why.")
+    failed = [cell for cell in campaign.cells if cell.error is not None]
+    notes += [f"{cell.label}: {cell.error}" for cell in failed]
+    estimated = any(
+        cell.summary is not None and cell.summary.provenance is Provenance.ESTIMATED
+        for cell in campaign.cells
+    )
+    if estimated:
+        notes.append(
+            "Estimated energy comes from a model of the hardware, not from a sensor: compare it with "
+            "nothing but itself."
+        )
+    return notes
