@@ -51,6 +51,10 @@ class DoesNotFitError(LLMEnergyError):
         super().__init__(message)
 
 
+class EngineError(LLMEnergyError):
+    """An engine of its own process failed while it served."""
+
+
 class Unavailable(enum.StrEnum):
     """Why a meter gives no reading."""
 

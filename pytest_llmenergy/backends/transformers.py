@@ -321,6 +321,11 @@ class TransformersModel:
         )
 
     @property
+    def pids(self) -> tuple[int, ...]:
+        """None but our own."""
+        return ()
+
+    @property
     def system(self) -> None:
         """The machine itself; the environment names it."""
         return
@@ -441,6 +446,11 @@ class TransformersModel:
         if not bool((output[:, : work.tokens_in] == request.input_ids).all()):
             raise WrongWorkError(f"{self._source.name} returned another prompt than it was given.")
         return work.batch_size * work.tokens_out
+
+    def timings(self, output: torch.Tensor) -> dict[str, float]:
+        """Nothing: a clock inside would disturb the trial; `on_first_token` marks it on trials that ask."""
+        del output
+        return {}
 
     def account(self, work: Work, runtime_s: float) -> dict[str, Any]:
         """FLOPs and bytes the call needed, and model FLOP utilisation where the devices' peak is known.
