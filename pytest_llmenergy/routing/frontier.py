@@ -59,8 +59,20 @@ def sweep(problem: Problem, zetas: Iterable[float]) -> list[Point]:
     """The optimal plan at each zeta, each started from the prices of the one before."""
     points: list[Point] = []
     for zeta in zetas:
-        points.append(plan_at(problem, zeta, prices=points[-1].solution.prices if points else None))
+        points.append(plan_at(problem, zeta, prices=_expected_prices(points, zeta)))
     return points
+
+
+def _expected_prices(points: Sequence[Point], zeta: float) -> NDArray[np.float64] | None:
+    """Where the prices of the last points lead: costs are linear in zeta, and prices follow them."""
+    if not points:
+        return None
+    last = points[-1]
+    if len(points) == 1 or (step := last.zeta - points[-2].zeta) == 0:
+        return last.solution.prices
+    slope = (last.solution.prices - points[-2].solution.prices) / step
+    prices: NDArray[np.float64] = last.solution.prices + slope * (zeta - last.zeta)
+    return prices
 
 
 def between(problem: Problem, points: Sequence[Point]) -> float | None:

@@ -20,13 +20,15 @@ if TYPE_CHECKING:
 
 _COOLING = 8
 _MAX_STAGES = 10  # ties of many equal classes stay undecided however cold it gets
-_HOTTEST = 0.9
+_HOTTEST = 0.9  # of the classes within the first temperature of a tie
+_ATTEMPTS = 4
 _SETTLED = 40.0  # temperatures: e^-40 of a class whose margin is this wide is somewhere else
-_FEW = 2  # classes a model left undecided: K - 1 remain tied at the optimum, a few more are done one by one
+_FEW = 4  # classes a model left undecided or astray: K - 1 stay tied, a few more are done one by one
 _MAX_STEPS = 30
 _ENOUGH = 1e-4  # of the queries at this stage: the next is cooler and finer
 _RIDGE = 1e-12
-_LARGEST_STAGE = 1 << 12  # classes: more are first seen through a sample
+_SAMPLE = 1 << 12  # classes through which more of them are first seen ...
+_SAMPLE_FROM = 16  # ... where more than one in so many has to move
 
 
 def two_best(costs: NDArray, prices: NDArray) -> tuple[NDArray, NDArray, Places]:
@@ -59,22 +61,41 @@ def near_prices(costs: Floats, counts: Ints, lower: Ints, upper: Ints, prices: F
         upper: (K,), most.
         prices: (K,), where to start.
     """
-    stride = -(-len(counts) // _LARGEST_STAGE)
-    if stride > 1:
-        # Every so-manieth class stands for its neighbours: classes are sorted, so these cost much the same.
-        weights = np.add.reduceat(counts, np.arange(0, len(counts), stride))
-        prices = near_prices(np.ascontiguousarray(costs[:, ::stride]), weights, lower, upper, prices)
+    models, classes = costs.shape
+    for attempt in range(1, _ATTEMPTS + 1):
+        best, second, where = two_best(costs, prices)
+        astray = astray_classes(count_at(where, counts, models), counts, lower, upper)
+        if astray <= _FEW * models:
+            break
+        stride = -(-classes // _SAMPLE)
+        if stride > 1 and attempt == 1 and astray > classes // _SAMPLE_FROM:
+            # Every so-manieth class stands for its neighbours: classes are sorted, so these cost much the same.
+            weights = np.add.reduceat(counts, np.arange(0, classes, stride))
+            sample = np.ascontiguousarray(costs[:, ::stride])
+            prices = near_prices(sample, weights, lower, upper, prices)
+            continue
+        # Hot enough for the classes that have to move, and hotter where that was too cold to get there.
+        near_a_tie = min(_HOTTEST, _COOLING**attempt * astray / classes)
+        temperature = float(np.quantile(second - best, near_a_tie))
+        if not 0 < temperature < np.inf:
+            break
+        prices = _cool(costs, counts, lower, upper, prices, temperature)
+    return prices
+
+
+def astray_classes(placed: Ints, counts: Ints, lower: Ints, upper: Ints) -> int:
+    """About how many classes have to move to mend the counts."""
+    queries = np.maximum(placed - upper, 0).sum() + np.maximum(lower - placed, 0).sum()
+    return int(np.ceil(queries * len(counts) / counts.sum()))
+
+
+def _cool(
+    costs: Floats, counts: Ints, lower: Ints, upper: Ints, prices: Floats, temperature: float
+) -> Floats:
+    """Balance at ever lower temperatures, each time only the classes that are not settled."""
     models = len(costs)
-    best, second, where = two_best(costs, prices)
-    astray = count_at(where, counts, models)
-    astray = np.maximum(astray - upper, 0) + np.maximum(lower - astray, 0)
-    astray_classes = _COOLING * len(counts) * astray.sum() / counts.sum()
-    if astray_classes < 1:
-        return prices
-    temperature = float(np.quantile(second - best, min(_HOTTEST, astray_classes / len(counts))))
-    if not 0 < temperature < np.inf:
-        return prices
     for _ in range(_MAX_STAGES):
+        best, second, where = two_best(costs, prices)
         near = np.flatnonzero(second - best < _SETTLED * temperature)
         rest = count_at(where, counts, models) - count_at(where[near], counts[near], models)
         # take keeps a row a model; indexing would turn the array round and make every sum slow.
@@ -83,7 +104,6 @@ def near_prices(costs: Floats, counts: Ints, lower: Ints, upper: Ints, prices: F
         if undecided < _FEW * models:
             break
         temperature /= _COOLING
-        best, second, where = two_best(costs, prices)
     return prices
 
 

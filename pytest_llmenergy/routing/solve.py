@@ -16,7 +16,7 @@ import numpy as np
 
 from pytest_llmenergy.errors import RequestError
 from pytest_llmenergy.routing.exchange import exchange
-from pytest_llmenergy.routing.prices import count_at, near_prices, two_best
+from pytest_llmenergy.routing.prices import astray_classes, count_at, near_prices, two_best
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -170,12 +170,6 @@ def _settle(
             raise AssertionError("the exchange ended without an optimum")
         chosen |= now != where  # they would move at the new prices, so they belong to what is settled
         size *= _GROWTH
-
-
-def astray_classes(placed: Ints, counts: Ints, lower: Ints, upper: Ints) -> int:
-    """About how many classes have to move to mend the counts."""
-    queries = np.maximum(placed - upper, 0).sum() + np.maximum(lower - placed, 0).sum()
-    return int(np.ceil(queries * len(counts) / counts.sum()))
 
 
 def exact_dot(costs: Ints, counts: Ints) -> int:
