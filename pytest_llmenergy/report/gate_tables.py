@@ -51,7 +51,7 @@ def summary_lines(report: GateReport) -> list[str]:
     ]
     if report.false_alarm_rate > 0:
         lines.append(
-            f"False alarms: at most {format_percent(report.false_alarm_rate)} of runs where nothing has "
+            f"False alarms: at most {percent(report.false_alarm_rate):g} % of runs where nothing has "
             "changed."
         )
     if report.smallest_effect is not None:

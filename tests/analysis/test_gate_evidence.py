@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import statistics
 
 import pytest
 from scipy import special, stats
@@ -95,18 +96,20 @@ def test_two_cells_say_nothing_of_each_other():
     assert prior([(1e-4, 6), (2e-4, 6)]).shrink(1e-4, 6) == (1e-4, 6)
 
 
-@pytest.mark.parametrize(("blocks", "noise"), [(7, 0.01), (10, 0.02), (5, 0.004)])
+@pytest.mark.parametrize(("blocks", "noise"), [(7, 0.01), (10, 0.02), (6, 0.004)])
 def test_the_smallest_effect_is_seen_nine_times_in_ten(blocks, noise):
-    """An increase as large as a run's smallest effect would have failed that run nine times in ten."""
+    """An increase as large as the smallest effect that runs print is seen in at least nine of ten others."""
     draw = random.Random(7)
-    failed = 0
-    runs = 3000
-    for _ in range(runs):
-        d = [draw.gauss(0, noise) for _ in range(blocks)]
-        effect = of_mean(d).smallest_effect(0.01, 0.01)
-        seen = of_mean([value + math.log1p(effect) for value in d])
-        failed += seen.lower(0.01) > 0 and math.expm1(seen.estimate) >= 0.01
-    assert 0.88 <= failed / runs <= 0.94
+
+    def run():
+        return [draw.gauss(0, noise) for _ in range(blocks)]
+
+    effect = statistics.median(of_mean(run()).smallest_effect(0.01, 0.01) for _ in range(999))
+    seen = 0
+    for _ in range(2000):
+        found = of_mean([d + math.log1p(effect) for d in run()])
+        seen += found.lower(0.01) > 0 and math.expm1(found.estimate) >= 0.01
+    assert 0.89 <= seen / 2000 <= 0.985
 
 
 def test_a_hopeless_measurement_has_no_smallest_effect():
