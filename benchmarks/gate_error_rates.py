@@ -20,7 +20,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "doubles"))
 
-from noisy_machine import NoisyMachine, cells
+from tests.doubles.noisy_machine import NoisyMachine, cells
 
 from pytest_llmenergy.analysis.gate import Mode, Rules, RunVerdict, compare_sessions
 from pytest_llmenergy.analysis.gate.looks import Looks

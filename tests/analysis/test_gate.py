@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import msgspec
 import pytest
-from noisy_machine import NoisyMachine, cells
+from tests.doubles.noisy_machine import NoisyMachine, cells
 
 from pytest_llmenergy.analysis.gate import (
     Mode,

@@ -6,7 +6,7 @@ import random
 import statistics
 
 import pytest
-from noisy_machine import NoisyMachine, cells
+from tests.doubles.noisy_machine import NoisyMachine, cells
 
 from pytest_llmenergy.analysis.gate import Mode, Rules, RunVerdict, compare_sessions
 from pytest_llmenergy.analysis.gate.looks import Looks
