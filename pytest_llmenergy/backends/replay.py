@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pytest_llmenergy.errors import RequestError
 from pytest_llmenergy.records import ModelRecord
@@ -39,6 +39,11 @@ class ReplayLoadedModel:
     def record(self) -> ModelRecord:
         """Named as replayed, so that nobody takes it for a measurement."""
         return ModelRecord(model=self._model.name, backend="replay", details={"simulated": True})
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """None: nothing runs."""
+        return ()
 
     @property
     def system(self) -> str:
@@ -80,6 +85,16 @@ class ReplayLoadedModel:
         """Exact by construction."""
         del request
         return output
+
+    def timings(self, output: int) -> dict[str, float]:
+        """Nothing is timed."""
+        del output
+        return {}
+
+    def account(self, work: Work, runtime_s: float) -> dict[str, Any]:
+        """A simulated machine does no arithmetic."""
+        del work, runtime_s
+        return {}
 
     def close(self) -> None:
         """Nothing is held."""

@@ -10,7 +10,7 @@ import json
 import os
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
@@ -19,9 +19,11 @@ from pytest_llmenergy.errors import DocumentError, RequestError
 from pytest_llmenergy.records import RESULTS_SCHEMA, Campaign, CellRecord, Provenance, Summary, Trial
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
+T = TypeVar("T")
 RESULTS_NAME = "results.json"
+ENERGY_METRICS = ("energy_j", "gpu_energy_j", "cpu_energy_j")
 
 
 def energy_of(trial: Trial, metric: str) -> float | None:
@@ -48,19 +50,7 @@ def energy_basis(trials: Iterable[Trial]) -> str:
 def summarise(trials: Sequence[Trial], *, tokens_generated: int | None, confidence: float = 0.95) -> Summary:
     """The means over the counted trials, of one call; unknown where a trial's is unknown."""
     counted = [trial for trial in trials if trial.counts]
-
-    def mean_of(value: Callable[[Trial], float | None]) -> float | None:
-        values = [value(trial) for trial in counted]
-        known = [v for v in values if v is not None]
-        return student_t.mean(known) if len(known) == len(values) else None
-
     basis = energy_basis(counted)
-    energies = [energy_of(trial, basis) for trial in counted]
-    known = [energy_j for energy_j in energies if energy_j is not None]
-    complete = bool(known) and len(known) == len(energies)
-    runtime_s = mean_of(lambda trial: trial.runtime_s)
-    energy_j = student_t.mean(known) if complete else None
-    half_width_j = student_t.half_width(known, confidence) if complete else None
     sums = [
         accounting.gpu_energy(trial.domains) if basis == "gpu_energy_j" else accounting.energy(trial.domains)
         for trial in counted
@@ -69,24 +59,56 @@ def summarise(trials: Sequence[Trial], *, tokens_generated: int | None, confiden
     bounds = [
         s.bound_j / abs(s.energy_j) for s in sums if s is not None and s.bound_j is not None and s.energy_j
     ]
+    return summary_of(
+        [trial.runtime_s for trial in counted],
+        {metric: [energy_of(trial, metric) for trial in counted] for metric in ENERGY_METRICS},
+        basis=basis,
+        provenance=next(
+            (p for p in (Provenance.UNAVAILABLE, Provenance.ESTIMATED) if p in provenances or not counted),
+            Provenance.MEASURED,
+        ),
+        bound_rel=max(bounds) if bounds and len(bounds) == len(counted) else None,
+        tokens_generated=tokens_generated,
+        confidence=confidence,
+    )
+
+
+def summary_of(
+    runtimes_s: Sequence[float],
+    energies_j: Mapping[str, Sequence[float | None]],
+    *,
+    basis: str,
+    provenance: Provenance,
+    tokens_generated: int | None,
+    bound_rel: float | None = None,
+    confidence: float = 0.95,
+) -> Summary:
+    """The summary of one call, from its counted trials' figures; `energies_j` by ENERGY_METRICS."""
+
+    def mean_of(values: Sequence[float | None]) -> float | None:
+        known = [value for value in values if value is not None]
+        return student_t.mean(known) if len(known) == len(values) else None
+
+    known = [energy_j for energy_j in energies_j[basis] if energy_j is not None]
+    complete = bool(known) and len(known) == len(energies_j[basis])
+    energy_j = student_t.mean(known) if complete else None
+    half_width_j = student_t.half_width(known, confidence) if complete else None
+    runtime_s = student_t.mean(runtimes_s)
     per_token = tokens_generated or None
     return Summary(
         runtime_s=runtime_s,
-        energy_j=mean_of(lambda trial: energy_of(trial, "energy_j")),
-        gpu_energy_j=mean_of(lambda trial: energy_of(trial, "gpu_energy_j")),
-        cpu_energy_j=mean_of(lambda trial: energy_of(trial, "cpu_energy_j")),
+        energy_j=mean_of(energies_j["energy_j"]),
+        gpu_energy_j=mean_of(energies_j["gpu_energy_j"]),
+        cpu_energy_j=mean_of(energies_j["cpu_energy_j"]),
         energy_j_per_token=None if energy_j is None or per_token is None else energy_j / per_token,
         energy_j_per_token_half_width=(
             None if half_width_j is None or per_token is None else half_width_j / per_token
         ),
         energy_basis=basis if complete else None,
-        provenance=next(
-            (p for p in (Provenance.UNAVAILABLE, Provenance.ESTIMATED) if p in provenances or not counted),
-            Provenance.MEASURED,
-        ),
+        provenance=provenance,
         power_w=None if energy_j is None or not runtime_s else energy_j / runtime_s,
         throughput_tok_s=None if per_token is None or not runtime_s else per_token / runtime_s,
-        bound_rel=max(bounds) if bounds and len(bounds) == len(counted) else None,
+        bound_rel=bound_rel,
     )
 
 
@@ -109,19 +131,38 @@ def read_results(path: Path) -> Campaign:
     Raises:
         DocumentError: it is missing, no JSON, of another schema or version, or does not fit the schema.
     """
+    path, text = read_document(path)
+    campaign = decode(path, text, Campaign)
+    return msgspec.structs.replace(campaign, cells=tuple(with_summary(cell) for cell in campaign.cells))
+
+
+def read_document(path: Path) -> tuple[Path, bytes]:
+    """The file of a results document, or of the one in a folder, and its content.
+
+    Raises:
+        DocumentError: it cannot be read.
+    """
     try:
-        text = path.read_bytes()
+        return path, path.read_bytes()
     except IsADirectoryError:
-        return read_results(path / RESULTS_NAME)
+        return read_document(path / RESULTS_NAME)
     except OSError as error:
         raise DocumentError(path, f"cannot be read ({error.strerror}).") from error
+
+
+def decode(path: Path, text: bytes, kind: type[T]) -> T:
+    """Decode a results document into its records, or into a struct of those fields a reader needs.
+
+    Raises:
+        DocumentError: it is no JSON, of another schema or version, or does not fit the schema.
+    """
     try:
-        campaign = msgspec.json.decode(text, type=Campaign)
+        document = msgspec.json.decode(text, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         _refuse_other_schema(path, text)
         raise DocumentError(path, f"is not a results document: {error}.") from error
     _refuse_other_schema(path, text)
-    return msgspec.structs.replace(campaign, cells=tuple(with_summary(cell) for cell in campaign.cells))
+    return document
 
 
 class _SchemaOnly(msgspec.Struct):
@@ -141,8 +182,8 @@ def _refuse_other_schema(path: Path, text: bytes) -> None:
         )
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all.
+def write_atomically(path: Path, content: bytes | Iterable[bytes]) -> None:
+    """Write a file whole or not at all; a large one may come in pieces.
 
     Raises:
         RequestError: the folder cannot be written.
@@ -152,7 +193,7 @@ def write_atomically(path: Path, content: bytes) -> None:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
             with os.fdopen(handle, "wb") as file:
-                file.write(content)
+                file.writelines([content] if isinstance(content, bytes) else content)
                 file.flush()
                 os.fsync(file.fileno())
             Path(temporary).chmod(0o666 & ~_umask())
@@ -179,8 +220,9 @@ def write_results(path: Path, campaign: Campaign) -> None:
 
 def json_schema() -> dict[str, Any]:
     """The JSON Schema of a results document, made from the records themselves."""
-    schema: dict[str, Any] = msgspec.json.schema(Campaign)
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": RESULTS_SCHEMA, **schema}
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": RESULTS_SCHEMA}
+    document: dict[str, Any] = json.loads(msgspec.json.encode(schema | msgspec.json.schema(Campaign)))
+    return document
 
 
 def write_json(path: Path, document: dict[str, Any]) -> None:

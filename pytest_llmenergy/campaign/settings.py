@@ -45,16 +45,16 @@ class Settings:
     def as_document(self) -> dict[str, Any]:
         """The settings as they stand in the JSON."""
         grid = {
-            name: {"tokens_in": sweep.tokens_in, "tokens_out": sweep.tokens_out}
+            name: {"tokens_in": list(sweep.tokens_in), "tokens_out": list(sweep.tokens_out)}
             for name in ("input", "output", "grid")
             if (sweep := self.grid.sweep(name)) is not None
         }
         return {
-            "models": self.models,
+            "models": list(self.models),
             "grid": {"name": self.grid_name, **grid},
             "batch_size": self.batch_size,
             "kv_cache": self.kv_cache,
-            "meters": self.meters,
+            "meters": list(self.meters),
             "require_measured": self.require_measured,
             "stopping": asdict(self.rule),
             "seed": self.seed,

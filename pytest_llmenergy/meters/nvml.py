@@ -73,41 +73,60 @@ class CounterBoard:
         return energy_j
 
     def self_check(self, seconds: float) -> None:
-        """Follow the counter's ticks from now on if its joules agree with integrated power (blocks so long)."""
-        details = self.board.details
+        """Compare the counter with integrated power (blocks so long); follow its ticks where they agree."""
         samples: list[PowerSample] = []
+        checking = True
 
         def sample(now_s: float) -> float:
-            if self.board.read_power_w is not None and not finished:
+            if not checking:
+                return math.inf
+            if self.board.read_power_w is not None:
                 samples.append(PowerSample(now_s, self.board.read_power_w()))
-            return math.inf if finished else now_s + _CHECK_SAMPLE_S
+            return now_s + _CHECK_SAMPLE_S
 
-        finished = False
+        self._follows = True
         self._scheduler.add(self._follow)
         self._scheduler.add(sample)
         self._scheduler.wait(lambda: False, seconds)
-        finished = True
+        checking = False
+        difference = self._difference(samples)
+        details = self.board.details
+        self._follows = False
+        if difference is None:
+            details["self_check"] = f"not done: {self._tracker.problem or 'no power to compare with'}"
+        elif abs(difference) > SELF_CHECK_LIMIT:
+            by = format_percent(difference)
+            details["self_check"] = f"failed: the counter differs from integrated power by {by}"
+        elif not self._tracker.is_following:
+            details["self_check"] = f"not done: {self._tracker.problem or 'the counter ticked too seldom'}"
+        else:
+            by = format_percent(abs(difference))
+            details["self_check"] = f"passed: the counter is within {by} of integrated power"
+            self._follows = True
+        if difference is not None:
+            details["self_check_difference"] = difference
+
+    def _difference(self, samples: list[PowerSample]) -> float | None:
+        """What the counter counted between its ticks, over what power says, less 1."""
         ticks = [tick for tick in self._tracker.ticks if samples and tick.time_s >= samples[0].time_s]
-        if self._tracker.problem is not None or not self._tracker.is_following or len(ticks) < 3:  # noqa: PLR2004
-            details["self_check"] = f"not done: {self._tracker.problem or 'the counter did not tick'}"
-            return
-        first, last = ticks[0], ticks[-1]
-        counted_j = last.energy_j - first.energy_j
-        integrated = integrate_power(samples, first.time_s, last.time_s, update_period_s=0, averaging_s=0)
-        if integrated is None or integrated.energy_j <= 0:
-            details["self_check"] = "not done: no power reading to compare with"
-            return
-        difference = counted_j / integrated.energy_j - 1
-        details["self_check_difference"] = difference
-        if abs(difference) > SELF_CHECK_LIMIT:
-            details["self_check"] = (
-                f"failed: the counter differs from integrated power by {format_percent(difference)}"
+        if len(samples) < 2:  # noqa: PLR2004 - an integral needs two
+            return None
+        if len(ticks) > 2:  # noqa: PLR2004 - fewer tell nothing of the rate
+            counted_j, from_s, until_s = (
+                ticks[-1].energy_j - ticks[0].energy_j,
+                ticks[0].time_s,
+                ticks[-1].time_s,
             )
-            return
-        details["self_check"] = f"passed: the counter is within {format_percent(abs(difference))} of power"
-        self._follows = True
+        else:
+            counted_j, from_s, until_s = 0.0, samples[0].time_s, samples[-1].time_s
+        integrated = integrate_power(samples, from_s, until_s, update_period_s=0, averaging_s=0)
+        if integrated is None or integrated.energy_j <= 0:
+            return None
+        return counted_j / integrated.energy_j - 1
 
     def _follow(self, now_s: float) -> float:
+        if not self._follows:
+            return math.inf
         try:
             return self._tracker.run(now_s)
         except Exception as error:
@@ -237,7 +256,7 @@ class NvmlMeter:
     def __init__(
         self, boards: list[Board], scheduler: Scheduler, *, self_check_s: float = SELF_CHECK_S
     ) -> None:
-        self._boards = boards
+        self.boards = tuple(boards)
         self._metered: list[CounterBoard | PowerBoard] = []
         self._broken = {board.domain: board.problem for board in boards if board.problem is not None}
         for board in boards:
@@ -256,7 +275,7 @@ class NvmlMeter:
         return MeterSource(
             name=NAME,
             available=True,
-            domains=tuple(board.domain for board in self._boards),
+            domains=tuple(board.domain for board in self.boards),
             provenance=Provenance.MEASURED,
             reason="; ".join(f"{domain}: {problem}" for domain, problem in self._broken.items()) or None,
             details={
@@ -273,6 +292,18 @@ class NvmlMeter:
                 for metered in self._metered
             },
         )
+
+    def power_w(self) -> dict[str, float]:
+        """Power of each board that tells it."""
+        powers_w = {}
+        for board in self.boards:
+            if board.read_power_w is not None:
+                try:
+                    powers_w[board.domain] = board.read_power_w()
+                except Exception as error:
+                    if not _is_nvml_error(error):
+                        raise
+        return powers_w
 
     def begin(self) -> list[CounterMark]:
         """Mark every board."""

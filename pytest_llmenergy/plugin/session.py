@@ -10,6 +10,7 @@ import pytest
 
 from pytest_llmenergy.campaign.grid import Place, shuffled
 from pytest_llmenergy.campaign.opening import open_campaign
+from pytest_llmenergy.environment import read_gpus
 from pytest_llmenergy.errors import LLMEnergyError
 from pytest_llmenergy.options import given, read_settings
 from pytest_llmenergy.plugin import benchmark
@@ -74,8 +75,12 @@ class MeasuringSession:
             for t_in, t_out in axes.points
         ]
 
+    def pytest_itemcollected(self, item: pytest.Item) -> None:
+        """Prepare for pytest-benchmark before it looks at its tests."""
+        benchmark.prepare(item, self._config)
+
     @pytest.hookimpl(trylast=True)
-    def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         """Put each model's cells together, in seeded random order, after the tests that have none."""
         measuring = [item for item in items if "energy" in getattr(item, "fixturenames", ())]
         for item in measuring:
@@ -83,8 +88,6 @@ class MeasuringSession:
                 Budget.of(item)
             except ValueError as error:
                 raise pytest.UsageError(f"{item.nodeid}: {error}") from error
-        if benchmark.is_usable(config):
-            benchmark.prepare(measuring, config)
         of_cells = [(place, item) for item in measuring if (place := _place(item)) is not None]
         order = shuffled(
             [place for place, _ in of_cells], seed=self._settings.seed, models=self._settings.models
@@ -134,10 +137,9 @@ class MeasuringSession:
         return energy
 
     def _register(self, request: pytest.FixtureRequest, record: CellRecord | WindowRecord) -> None:
-        """Hand a record to pytest-benchmark; a cell that several tests share is one benchmark."""
-        if id(record) not in self._registered:
-            self._registered.add(id(record))
-            benchmark.register(request, record)
+        """Hand a record to pytest-benchmark."""
+        benchmark.register(request, record, again=id(record) in self._registered)
+        self._registered.add(id(record))
 
     @pytest.hookimpl(wrapper=True)
     def pytest_pyfunc_call(self, pyfuncitem: pytest.Function) -> Generator[None, object, object]:
@@ -195,9 +197,15 @@ class MeasuringSession:
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_benchmark_update_machine_info(self, machine_info: dict[str, Any]) -> None:
-        """Add what its machine info lacks for energy."""
+        """Add the GPUs; asked for at the start (to compare) and at the end (to store)."""
+        driver, gpus = read_gpus()
+        machine_info.update(benchmark.machine_info(gpus, driver))
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_benchmark_update_json(self, output_json: dict[str, Any]) -> None:
+        """Add the meters."""
         if self._runner is not None:
-            machine_info["llmenergy"] = benchmark.machine_info(self._runner.environment)
+            output_json["llmenergy"] = benchmark.output(self._runner.environment)
 
 
 def _opening_lines(runner: Runner) -> list[str]:

@@ -42,7 +42,12 @@ def plain_table(title: str, *columns: str, left: int = 0) -> Table:
     from rich.text import Text
 
     table = Table(
-        title=Text(title), title_justify="left", title_style="", box=box.SIMPLE_HEAD, pad_edge=False
+        title=Text(title),
+        title_justify="left",
+        title_style="",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
     )
     for number, column in enumerate(columns):
         table.add_column(column, justify="left" if number < left else "right", no_wrap=number >= left)

@@ -1,0 +1,137 @@
+"""Counts brought within their bounds by the cheapest chains of moves between models.
+
+Successive shortest paths (Ahuja, Magnanti and Orlin, Network Flows, 9.7) on a network of K + 1 nodes: the models,
+and the outside, which takes the slack between a model's bounds. Moving a query from model i to model j costs the
+least cost[j] - cost[i] over the classes that have a query at i. Started from prices that hold, every step keeps
+the flow optimal for the counts it has, so it ends at the optimum.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Ints = NDArray[np.int64]
+
+_FAR = 1 << 61  # no way; twice this still fits an int64
+_REACHABLE = 1 << 60
+
+
+def exchange(whole: Ints, counts: Ints, lower: Ints, upper: Ints, prices: Ints) -> tuple[Ints, Ints]:
+    """The prices and the flow of the cheapest assignment, from prices near it; integers throughout.
+
+    Args:
+        whole: (K, S), costs.
+        counts: (S,), queries a class.
+        lower: (K,), fewest queries a model; may be below 0.
+        upper: (K,), most; where it cannot be met the flow comes back out of bounds.
+        prices: (K,), where to start.
+
+    Returns:
+        prices (K,) and flow (K, S).
+    """
+    network = _Network(whole, counts, lower, upper, prices)
+    while network.augment():
+        pass
+    return network.prices(), network.flow
+
+
+class _Network:
+    """Models 0..K-1 and the outside K, with what a move along each arc would cost now."""
+
+    def __init__(self, whole: Ints, counts: Ints, lower: Ints, upper: Ints, prices: Ints) -> None:
+        models = len(whole)
+        self._whole = whole
+        self._outside = models
+        self.flow = np.zeros_like(whole)
+        self.flow[np.argmin(whole - prices[:, None], axis=0), np.arange(whole.shape[1])] = counts
+        placed = self.flow.sum(axis=1)
+        # A price says which bound its model must end at; without one, anywhere between will do.
+        wanted = np.where(prices > 0, lower, np.where(prices < 0, upper, np.clip(placed, lower, upper)))
+        self._lower, self._upper, self._wanted = lower, upper, wanted
+        self._excess = np.append(placed - wanted, wanted.sum() - placed.sum())
+        self._cost = np.full((models + 1, models + 1), _FAR, np.int64)
+        self._by = np.zeros((models, models), np.intp)  # the class that makes the cheapest move
+        for k in range(models):
+            self._renew(k)
+
+    def _renew(self, k: int) -> None:
+        """The moves out of model k, to and from the outside."""
+        members = np.flatnonzero(self.flow[k])
+        self._cost[k, : self._outside] = _FAR
+        if len(members):
+            dearer = self._whole[:, members] - self._whole[k, members]
+            cheapest = dearer.argmin(axis=1)
+            self._by[k] = members[cheapest]
+            self._cost[k, : self._outside] = dearer[np.arange(len(dearer)), cheapest]
+        self._cost[k, self._outside] = 0 if self._wanted[k] < self._upper[k] else _FAR
+        self._cost[self._outside, k] = 0 if self._wanted[k] > self._lower[k] else _FAR
+        self._cost[k, k] = 0
+
+    def _distances(self, start: Ints) -> tuple[Ints, NDArray[np.intp]]:
+        """Bellman and Ford: the cheapest chain from the start to each node, and the node before it."""
+        distance = start.copy()
+        before = np.full(len(start), -1, np.intp)
+        for _ in range(len(start)):
+            through = distance[:, None] + self._cost
+            via = through.argmin(axis=0)
+            shorter = through[via, np.arange(len(start))]
+            improved = shorter < distance
+            if not improved.any():
+                break
+            before[improved] = via[improved]
+            distance[improved] = shorter[improved]
+        return distance, before
+
+    def augment(self) -> bool:
+        """Send what one chain can carry from a model with too many to one with too few; False when done."""
+        if not self._excess.any():
+            return False
+        distance, before = self._distances(np.where(self._excess > 0, 0, _FAR))
+        distance = np.where(self._excess < 0, distance, _FAR)
+        end = int(distance.argmin())
+        if distance[end] >= _REACHABLE:
+            return False
+        chain = [end]
+        while before[chain[-1]] >= 0:
+            chain.append(int(before[chain[-1]]))
+        chain.reverse()
+        arcs = list(zip(chain, chain[1:], strict=False))
+        amount = min(
+            int(self._excess[chain[0]]),
+            -int(self._excess[end]),
+            *(self._capacity(i, j) for i, j in arcs),
+        )
+        for i, j in arcs:
+            self._move(i, j, amount)
+        self._excess[chain[0]] -= amount
+        self._excess[end] += amount
+        for k in chain:
+            if k != self._outside:
+                self._renew(k)
+        return True
+
+    def _capacity(self, i: int, j: int) -> int:
+        if j == self._outside:
+            return int(self._upper[i] - self._wanted[i])
+        if i == self._outside:
+            return int(self._wanted[j] - self._lower[j])
+        return int(self.flow[i, self._by[i, j]])
+
+    def _move(self, i: int, j: int, amount: int) -> None:
+        if j == self._outside:
+            self._wanted[i] += amount
+        elif i == self._outside:
+            self._wanted[j] -= amount
+        else:
+            self.flow[i, self._by[i, j]] -= amount
+            self.flow[j, self._by[i, j]] += amount
+
+    def prices(self) -> Ints:
+        """Prices under which no chain of moves gains: distances, with the outside at 0."""
+        distance, _ = self._distances(np.zeros(self._outside + 1, np.int64))
+        return distance[: self._outside] - distance[self._outside]
