@@ -14,6 +14,7 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pytest_llmenergy.analysis.gate.request import GateRequest
     from pytest_llmenergy.campaign.settings import Settings
 
 
@@ -61,6 +62,24 @@ OPTIONS: Final = (
     Option("llm_energy_system", "name of this system in the results; the GPUs or the CPU otherwise", "NAME"),
     Option("llm_energy_results", "folder of results.json (reports/<models>-<grid>)", "DIR"),
     Option("llm_energy_resume", "go on with what the folder's journal does not hold"),
+    Option("llm_energy_baseline", "compare with a results document or stored baselines", "FILE|NAME"),
+    Option("llm_energy_gate", "exit with status 1 when the comparison, or a budget, fails"),
+    Option(
+        "llm_energy_fail_above",
+        "increase from which a cell or a model fails the gate; implies it (1%% of a model, 3%% of a cell)",
+        "SHARE",
+    ),
+    Option("llm_energy_tolerances", "the same for single cells: '* in 8 out *=10%%, ...'", "CELLS=SHARE"),
+    Option(
+        "llm_energy_session_spread",
+        "assumed relative sd of unchanged sessions against one baseline (1%%)",
+        "SHARE",
+    ),
+    Option("llm_energy_strict", "a gate that is inconclusive fails, too"),
+    Option("llm_energy_subset", "cells of the baseline were left out on purpose"),
+    Option("llm_energy_budget", "hold the models to a budget file (llmenergy-report budget)", "FILE"),
+    Option("llm_energy_save", "store the results as a baseline of this name", "NAME"),
+    Option("llm_energy_store", "folder of stored baselines (.llmenergy)", "DIR"),
 )
 
 
@@ -198,6 +217,46 @@ def read_settings(config: pytest.Config) -> Settings:
         results=reader.read("llm_energy_results", Path, "a folder", None),
         resume=reader.switch("llm_energy_resume"),
     )
+
+
+def read_gate(config: pytest.Config) -> GateRequest:
+    """What the session is held against.
+
+    Raises:
+        pytest.UsageError: an option has no sense; the message names it.
+    """
+    from pytest_llmenergy.analysis.gate.request import GateRequest
+
+    reader = _Reader(config)
+    share = "a share such as 5% or 0.05"
+    fail_above = reader.read("llm_energy_fail_above", _share, share)
+    baseline = reader.read("llm_energy_baseline", str, "a file or a name")
+    return GateRequest(
+        baseline=baseline,
+        binding=reader.switch("llm_energy_gate") or (fail_above is not None and baseline is not None),
+        fail_above=fail_above,
+        session_spread=reader.read("llm_energy_session_spread", _share, share),
+        tolerances=reader.read("llm_energy_tolerances", _lines, "a list of CELLS=SHARE", ()),
+        strict=reader.switch("llm_energy_strict"),
+        subset=reader.switch("llm_energy_subset"),
+        budget=reader.read("llm_energy_budget", Path, "a file"),
+        save=reader.read("llm_energy_save", str, "a name"),
+        store=reader.read("llm_energy_store", Path, "a folder", GateRequest().store),
+    )
+
+
+def _share(text: str) -> float:
+    from pytest_llmenergy.units import parse_fraction
+
+    share = parse_fraction(text)
+    if not 0 <= share < float("inf"):
+        raise ValueError
+    return share
+
+
+def _lines(text: str) -> tuple[str, ...]:
+    """Entries separated by commas or by lines."""
+    return tuple(entry.strip() for line in text.splitlines() for entry in line.split(",") if entry.strip())
 
 
 def _trial_limits(reader: _Reader, default: Any) -> dict[str, int]:

@@ -174,6 +174,7 @@ class Runner:
         batch_size: int | None = None,
         kv_cache: bool | None = None,
         test: str | None = None,
+        details: dict[str, Any] | None = None,
     ) -> CellRecord:
         """Measure one cell of the paper's experiment, or return its record if the campaign has it.
 
@@ -184,6 +185,7 @@ class Runner:
             batch_size: sequences; the campaign's where None.
             kv_cache: whether keys and values are kept between steps; the campaign's where None.
             test: the test that asked.
+            details: kept with the cell's record.
 
         Raises:
             RequestError: the model cannot do it; nothing was measured.
@@ -202,7 +204,7 @@ class Runner:
         )
         key = (model, tokens_in, tokens_out, batch_size, kv_cache)
         if key not in self._cells:
-            self._cells[key] = self._measure_cell(model, work, test)
+            self._cells[key] = self._measure_cell(model, work, test, details or {})
         return self._cells[key]
 
     def has_cell(self, model: str, tokens_in: int, tokens_out: int) -> bool:
@@ -215,7 +217,7 @@ class Runner:
             self.settings.kv_cache,
         ) in self._cells
 
-    def _measure_cell(self, model: str, work: Work, test: str | None) -> CellRecord:
+    def _measure_cell(self, model: str, work: Work, test: str | None, details: dict[str, Any]) -> CellRecord:
         place = Place(model, work.tokens_in, work.tokens_out)
         loaded = self._load(model)
         warning = loaded.check(work)
@@ -254,14 +256,16 @@ class Runner:
             if seen:
                 reason = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
                 seen[0].error = f"{type(error).__name__}: {error}"
-                self._interrupted = self._record(cell, seen[0], seen[0].stopped(reason), test)
+                self._interrupted = self._record(cell, seen[0], seen[0].stopped(reason), test, details)
             raise
-        record = self._record(cell, trials, trials.stop, test)
+        record = self._record(cell, trials, trials.stop, test, details)
         self._journal.append(CellDone(record=record))
         self._observer.ends(place, record)
         return record
 
-    def _record(self, cell: Cell, trials: Trials, stop: Any, test: str | None) -> CellRecord:
+    def _record(
+        self, cell: Cell, trials: Trials, stop: Any, test: str | None, details: dict[str, Any]
+    ) -> CellRecord:
         return CellRecord(
             **msgspec.structs.asdict(cell),
             trials=tuple(trials.trials),
@@ -273,6 +277,7 @@ class Runner:
             ),
             error=trials.error,
             test=test,
+            details=details,
         )
 
     # Models
