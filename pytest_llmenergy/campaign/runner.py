@@ -48,7 +48,7 @@ class Observer(Protocol):
         """A cell is about to be measured."""
         ...
 
-    def trial(self, label: str, trials: Trials, trial: Trial) -> None:
+    def trial(self, trials: Trials, trial: Trial) -> None:
         """A trial is done."""
         ...
 
@@ -70,7 +70,7 @@ class Silent:
     def begins(self, place: Place) -> None:
         """Say nothing."""
 
-    def trial(self, label: str, trials: Trials, trial: Trial) -> None:
+    def trial(self, trials: Trials, trial: Trial) -> None:
         """Say nothing."""
 
     def ends(self, place: Place, record: CellRecord) -> None:
@@ -239,7 +239,7 @@ class Runner:
         def note(trials: Trials, trial: Trial) -> None:
             seen[:] = [trials]
             self._journal.append(TrialDone(cell=cell.label, trial=trial))
-            self._observer.trial(cell.label, trials, trial)
+            self._observer.trial(trials, trial)
 
         try:
             trials = run_trials(
@@ -325,7 +325,7 @@ class Runner:
             rule=self.settings.rule,
             verify=lambda _: tokens_generated,
             warmups=(Warmup(),),
-            on_trial=lambda trials, trial: self._observer.trial(label, trials, trial),
+            on_trial=self._observer.trial,
         )
         counted = trials.counted
         summary = summarise(

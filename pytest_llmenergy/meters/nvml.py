@@ -256,7 +256,7 @@ class NvmlMeter:
     def __init__(
         self, boards: list[Board], scheduler: Scheduler, *, self_check_s: float = SELF_CHECK_S
     ) -> None:
-        self._boards = boards
+        self.boards = tuple(boards)
         self._metered: list[CounterBoard | PowerBoard] = []
         self._broken = {board.domain: board.problem for board in boards if board.problem is not None}
         for board in boards:
@@ -275,7 +275,7 @@ class NvmlMeter:
         return MeterSource(
             name=NAME,
             available=True,
-            domains=tuple(board.domain for board in self._boards),
+            domains=tuple(board.domain for board in self.boards),
             provenance=Provenance.MEASURED,
             reason="; ".join(f"{domain}: {problem}" for domain, problem in self._broken.items()) or None,
             details={
@@ -292,6 +292,18 @@ class NvmlMeter:
                 for metered in self._metered
             },
         )
+
+    def power_w(self) -> dict[str, float]:
+        """Power of each board that tells it."""
+        powers_w = {}
+        for board in self.boards:
+            if board.read_power_w is not None:
+                try:
+                    powers_w[board.domain] = board.read_power_w()
+                except Exception as error:
+                    if not _is_nvml_error(error):
+                        raise
+        return powers_w
 
     def begin(self) -> list[CounterMark]:
         """Mark every board."""

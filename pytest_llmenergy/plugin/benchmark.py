@@ -45,10 +45,10 @@ def prepare(item: pytest.Item, config: pytest.Config) -> None:
         return bool(config.getoption(option, default=False))
 
     codspeed = given("codspeed")  # replaces pytest-benchmark, and knows no timer
-    if config.pluginmanager.hasplugin("benchmark") and not codspeed:
-        if not (given("benchmark_skip") or given("benchmark_disable")):
-            timer = item.stash[_TIMER] = ReplayTimer()
-            item.add_marker(pytest.mark.benchmark(timer=timer))
+    off = codspeed or given("benchmark_skip") or given("benchmark_disable")
+    if config.pluginmanager.hasplugin("benchmark") and not off:
+        timer = item.stash[_TIMER] = ReplayTimer()
+        item.add_marker(pytest.mark.benchmark(timer=timer))
     if codspeed or given("benchmark_only"):
         # Else it would be deselected, or skipped, as no benchmark. The list itself is shared between tests.
         item.fixturenames = [*names, "benchmark"]  # type: ignore[attr-defined]

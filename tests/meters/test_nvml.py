@@ -129,7 +129,7 @@ def test_the_self_check_says_where_the_counter_differs_from_power(bench: Bench) 
 
 
 def test_a_counter_that_polling_disturbs_is_not_polled(bench: Bench, nvml: NvmlDouble) -> None:
-    """Some boards lose energy when their counter is read too often: the self-check finds it, and polling ends."""
+    """Some boards lose energy with each read: the self-check finds it, and polling ends."""
     bench.open(f"{A100}\npower 0 0 100\npollloss 0 0.013\n")
     assert bench.meter.source.details["gpu:0"]["self_check"].startswith("failed")
     before = nvml.calls("nvmlDeviceGetTotalEnergyConsumption")
@@ -184,7 +184,7 @@ def test_a_mig_instance_says_that_its_board_is_shared(bench: Bench, monkeypatch:
 
 def test_a_visible_gpu_that_is_not_there_is_refused(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-zzz")
-    with pytest.raises(RequestError, match="GPU-zzz.*GPU-aaa"):
+    with pytest.raises(RequestError, match=r"GPU-zzz.*GPU-aaa"):
         bench.open("gpu A uuid=GPU-aaa\npower 0 0 9")
 
 
@@ -207,7 +207,8 @@ def test_a_gpu_that_gives_no_reading_at_all_is_not_available(bench: Bench) -> No
     """NVML starts on such a machine, and every reading fails: a Jetson, a vGPU guest."""
     with pytest.raises(MeterUnavailableError) as caught:
         bench.open(
-            "gpu Jetson counter=0\npower 0 0 9\nerror nvmlDeviceGetPowerUsage 0 3 0 1e9\nerror field 0 3 0 1e9"
+            "gpu Jetson counter=0\npower 0 0 9\n"
+            "error nvmlDeviceGetPowerUsage 0 3 0 1e9\nerror field 0 3 0 1e9"
         )
     assert caught.value.reason is Unavailable.NOT_SUPPORTED
 

@@ -82,7 +82,7 @@ def test_the_terminal_ends_with_a_table_that_fits_80_columns(project: Any) -> No
         [
             "llm-energy: m-one",
             "*grid quick, batch 32, no KV cache, seed 0, results in out",
-            "*6/6] m-one * trials *J/token*",
+            "[[]6/6[]] m-one * 5 x *J/token*",
             "m-one on replay, batch 32, no KV cache",
             " in  out  trials  runtime *",
             "  8    8 * 5 *J * estimated",
