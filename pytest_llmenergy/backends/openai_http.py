@@ -11,16 +11,17 @@ import threading
 import time
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_llmenergy.backends import server_process
-from pytest_llmenergy.backends.http_stream import TIMEOUT_S, Answer, Endpoint
+from pytest_llmenergy.backends.http_stream import TIMEOUT_S, Answer, Endpoint, StatusError
 from pytest_llmenergy.backends.openai_prompts import Dialect, TokenIds, Words, negotiate
 from pytest_llmenergy.errors import EngineError, RequestError, WrongWorkError
 from pytest_llmenergy.records import ModelRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from pytest_llmenergy.backends import Work
 
@@ -58,8 +59,7 @@ class OpenAIBackend:
             )
         started_s = time.perf_counter()
         try:
-            served, headers = endpoint.get("/models")
-            entry = _entry(served, model, endpoint.url)
+            entry, headers = _entry(endpoint, model)
             vocabulary = (entry.get("meta") or {}).get("n_vocab")
             dialect, prompts = negotiate(endpoint, model, vocabulary)
         except EngineError as error:
@@ -87,18 +87,30 @@ class OpenAIBackend:
         )
 
 
-def _entry(served: Any, model: str, url: str) -> dict[str, Any]:
+def _entry(endpoint: Endpoint, model: str) -> tuple[dict[str, Any], Mapping[str, str]]:
+    """What the server says of a model, and the headers it says it with.
+
+    A server need not list what it serves (transformers lists its cache, and fails without one), so no list
+    is no refusal, and a local path need not be in it.
+    """
+    url = endpoint.url
+    try:
+        served, headers = endpoint.get("/models")
+    except StatusError:
+        return {}, {}
     entries = served.get("data") if isinstance(served, dict) else None
     if not isinstance(entries, list):
         raise EngineError(f"{url}/models lists no models: is it an OpenAI-compatible server?")
     names = [str(entry.get("id")) for entry in entries]
     if model not in names:
+        if not names or Path(model).exists():
+            return {}, headers
         more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
         raise RequestError(
             f"the server at {url} has no model {model!r}; "
-            f"it has {', '.join(names[:_SHOWN]) or 'none'}{more}. Name one of them with --models."
+            f"it has {', '.join(names[:_SHOWN])}{more}. Name one of them with --models."
         )
-    return dict(entries[names.index(model)])
+    return dict(entries[names.index(model)]), headers
 
 
 class OpenAIModel:
