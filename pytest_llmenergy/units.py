@@ -47,6 +47,11 @@ def gigabytes_from_bytes(size_b: float) -> float:
     return size_b / 1e9
 
 
+def bytes_from_gigabytes(size_gb: float) -> float:
+    """1 GB is 10^9 bytes."""
+    return size_gb * 1e9
+
+
 def percent(fraction: float) -> float:
     """0.05 is 5 %."""
     return fraction * 1e2

@@ -16,7 +16,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    Floats = NDArray[np.float64]
+    Floats = NDArray[np.floating]
 
 TUNING = 1.345  # Huber's: 95 % efficient where errors are normal after all
 _NORMAL_MAD = 0.6744897501960817  # median of |N(0, 1)|
@@ -158,7 +158,8 @@ def _covariance(problem: _Problem, free: Floats, cut: float) -> Floats:
     pull = np.clip(residual, -cut, cut)
     correction = 1 + k / n * share * (1 - share) / share**2
     factor = correction**2 * float(pull @ pull) / max(n - k, 1) / share**2
-    return factor * problem.inverse
+    result: Floats = factor * problem.inverse
+    return result
 
 
 class _Huber:
@@ -186,9 +187,9 @@ class _Huber:
         """Each row's prediction by the fit to all the others, relative to its y: (n,)."""
         n = len(self.rows)
         step = max(1, _BATCH // n)
-        return np.concatenate(
-            [self._left_out(np.arange(i, min(i + step, n)), bound) for i in range(0, n, step)]
-        )
+        parts = [self._left_out(np.arange(i, min(i + step, n)), bound) for i in range(0, n, step)]
+        result: Floats = np.concatenate(parts)
+        return result
 
     def _left_out(self, which: NDArray[np.intp], bound: Floats) -> Floats:
         """Newton's method on the columns off the bound; where that is no minimum, a fit of its own."""

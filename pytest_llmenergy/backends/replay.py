@@ -41,6 +41,11 @@ class ReplayLoadedModel:
         return ModelRecord(model=self._model.name, backend="replay", details={"simulated": True})
 
     @property
+    def pids(self) -> tuple[int, ...]:
+        """None: nothing runs."""
+        return ()
+
+    @property
     def system(self) -> str:
         """The simulated machine."""
         return "replay"
@@ -80,6 +85,11 @@ class ReplayLoadedModel:
         """Exact by construction."""
         del request
         return output
+
+    def timings(self, output: int) -> dict[str, float]:
+        """Nothing is timed."""
+        del output
+        return {}
 
     def account(self, work: Work, runtime_s: float) -> dict[str, Any]:
         """A simulated machine does no arithmetic."""

@@ -10,7 +10,10 @@ from __future__ import annotations
 import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from pytest_llmenergy.backends import counting
+from pytest_llmenergy.errors import WrongWorkError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -60,6 +63,48 @@ def fill(parameters: Iterable[tuple[str, torch.Tensor]], *, seed: int) -> None:
     with ThreadPoolExecutor(max_workers=_cpus(), thread_name_prefix="llmenergy-weights") as pool:
         for _ in pool.map(lambda job: _fill_block(*job), jobs):
             pass
+
+
+def probe(network: Any, *, seed: int) -> dict[str, Any]:
+    """Pass random tokens once through a model; how its logits and its experts behave.
+
+    Returns:
+        `logits_std`, and for a mixture of experts `expert_balance`: how many of its `experts` a layer used
+        at least (`used_min`) over so many `tokens` routed to `top_k`, and the share of the choices that
+        the busiest expert of any layer took (`busiest_share`; even would be `even_share`).
+
+    Raises:
+        WrongWorkError: a logit is not finite.
+    """
+    import torch
+
+    config = network.config.get_text_config()
+    n_experts = counting.n_experts_of(config)
+    generator = torch.Generator().manual_seed(_seed_of(f"{seed}/probe"))
+    tokens = torch.randint(int(config.vocab_size), (4, 64 if n_experts else 8), generator=generator)
+    device = next(network.parameters()).device
+    with torch.inference_mode():
+        more = {"output_router_logits": True} if n_experts else {}
+        output = network(tokens.to(device), use_cache=False, **more)
+    if not bool(torch.isfinite(output.logits).all()):
+        raise WrongWorkError("the model's logits are not finite: its weights cannot be right.")
+    found: dict[str, Any] = {"logits_std": float(output.logits.float().std())}
+    routers = getattr(output, "router_logits", None)
+    if n_experts and routers:
+        top_k = int(config.num_experts_per_tok)
+        counts = [
+            torch.bincount(logits.topk(top_k, dim=-1).indices.flatten(), minlength=n_experts)
+            for logits in routers
+        ]
+        found["expert_balance"] = {
+            "tokens": tokens.numel(),
+            "experts": n_experts,
+            "top_k": top_k,
+            "used_min": min(int((count > 0).sum()) for count in counts),
+            "busiest_share": max(float(count.max() / count.sum()) for count in counts),
+            "even_share": 1 / n_experts,
+        }
+    return found
 
 
 def _blocks(tensor: torch.Tensor, label: str) -> Iterator[tuple[torch.Tensor, int]]:

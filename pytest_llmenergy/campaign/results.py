@@ -11,7 +11,7 @@ import math
 import os
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
@@ -31,6 +31,7 @@ from pytest_llmenergy.records import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+T = TypeVar("T")
 RESULTS_NAME = "results.json"
 ENERGY_METRICS = ("energy_j", "gpu_energy_j", "cpu_energy_j")
 
@@ -188,19 +189,38 @@ def read_results(path: Path) -> Campaign:
     Raises:
         DocumentError: it is missing, no JSON, of another schema or version, or does not fit the schema.
     """
+    path, text = read_document(path)
+    campaign = decode(path, text, Campaign)
+    return msgspec.structs.replace(campaign, cells=tuple(with_summary(cell) for cell in campaign.cells))
+
+
+def read_document(path: Path) -> tuple[Path, bytes]:
+    """The file of a results document, or of the one in a folder, and its content.
+
+    Raises:
+        DocumentError: it cannot be read.
+    """
     try:
-        text = path.read_bytes()
+        return path, path.read_bytes()
     except IsADirectoryError:
-        return read_results(path / RESULTS_NAME)
+        return read_document(path / RESULTS_NAME)
     except OSError as error:
         raise DocumentError(path, f"cannot be read ({error.strerror}).") from error
+
+
+def decode(path: Path, text: bytes, kind: type[T]) -> T:
+    """Decode a results document into its records, or into a struct of those fields a reader needs.
+
+    Raises:
+        DocumentError: it is no JSON, of another schema or version, or does not fit the schema.
+    """
     try:
-        campaign = msgspec.json.decode(text, type=Campaign)
+        document = msgspec.json.decode(text, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         _refuse_other_schema(path, text)
         raise DocumentError(path, f"is not a results document: {error}.") from error
     _refuse_other_schema(path, text)
-    return msgspec.structs.replace(campaign, cells=tuple(with_summary(cell) for cell in campaign.cells))
+    return document
 
 
 class _SchemaOnly(msgspec.Struct):

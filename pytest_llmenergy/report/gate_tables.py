@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pytest_llmenergy.analysis.gate.verdicts import Mode, RunVerdict, Verdict
 from pytest_llmenergy.report.tables import WIDTH, plain_table, render
-from pytest_llmenergy.units import UNKNOWN, format_energy, format_percent
+from pytest_llmenergy.units import UNKNOWN, format_energy, format_percent, percent
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -51,7 +51,7 @@ def summary_lines(report: GateReport) -> list[str]:
     ]
     if report.false_alarm_rate > 0:
         lines.append(
-            f"False alarms: at most {format_percent(report.false_alarm_rate)} of runs where nothing has "
+            f"False alarms: at most {percent(report.false_alarm_rate):g} % of runs where nothing has "
             "changed."
         )
     if report.smallest_effect is not None:
@@ -83,13 +83,13 @@ def gate_lines(report: GateReport, *, every_cell: bool = False) -> list[str]:
     tables: list[Table | str] = []
     cells, rest = _selected(report, every_cell=every_cell)
     if report.grids:
-        table = plain_table("over each model's cells", "model", "cells", *_COLUMNS, left=1)
+        table = plain_table("over each model's cells", "model", "cells", *_columns(report), left=1)
         for grid in report.grids:
             table.add_row(grid.model, str(grid.cells), *_figures(grid.outcome))
         tables.append(table)
     shown = [cell for cell in cells if cell.outcome.change is not None]
     for title, group in _by_setting(shown).items():
-        table = plain_table(title, "in", "out", "base", "head", *_COLUMNS)
+        table = plain_table(title, "in", "out", "base", "head", *_columns(report))
         for cell in group:
             table.add_row(
                 str(cell.cell.tokens_in),
@@ -117,7 +117,8 @@ def _wrapped(sentences: Iterable[str]) -> list[str]:
     ]
 
 
-_COLUMNS = ("change", "99 % bounds", "verdict")
+def _columns(report: GateReport) -> tuple[str, str, str]:
+    return "change", f"{percent(report.confidence):g} % bounds", "verdict"
 
 
 def _figures(outcome: Outcome) -> tuple[str, str, str]:
@@ -186,7 +187,7 @@ def gate_markdown(report: GateReport) -> str:
     """The report as Markdown, for a job's summary page or a comment."""
     lines = [f"## {_SIGNS[report.verdict]} Energy per token: {headline(report)}", ""]
     if report.grids:
-        lines += ["| model | cells | change | 99 % bounds | verdict |", "|---|--:|--:|--:|---|"]
+        lines += [f"| model | cells | {' | '.join(_columns(report))} |", "|---|--:|--:|--:|---|"]
         lines += [
             f"| {_escaped(grid.model)} | {grid.cells} | {' | '.join(_figures(grid.outcome))} |"
             for grid in report.grids
@@ -195,7 +196,7 @@ def gate_markdown(report: GateReport) -> str:
     cells, rest = _selected(report, every_cell=False)
     if cells:
         lines += [
-            "| cell | base | head | change | 99 % bounds | verdict |",
+            f"| cell | base | head | {' | '.join(_columns(report))} |",
             "|---|--:|--:|--:|--:|---|",
         ]
         for cell in cells:

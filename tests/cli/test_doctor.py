@@ -12,8 +12,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from doubles.nvml import SCENARIO_VARIABLE, library
-from doubles.powercap import PowercapTree
+from tests.doubles.nvml import SCENARIO_VARIABLE, library
+from tests.doubles.powercap import PowercapTree
 
 COMMAND = [sys.executable, "-c", "from pytest_llmenergy.cli import main; main()", "doctor"]
 

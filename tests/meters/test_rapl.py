@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from doubles.powercap import PowercapTree
+from tests.doubles.powercap import PowercapTree
 
 from pytest_llmenergy import accounting
 from pytest_llmenergy.errors import MeterUnavailableError, Unavailable

@@ -36,6 +36,7 @@ runtime_s = {{ step = 0.02 }}
 
 
 QUIET = ("-pno:benchmark", "-pno:codspeed")
+LOUD = ("-Wignore::ResourceWarning",)  # pytest-benchmark 5.2 leaves its JSON file open
 
 
 class Project:
@@ -60,7 +61,7 @@ class Project:
     def run(self, *args: str, measuring: bool = True, benchmark: bool = False) -> pytest.RunResult:
         """Run pytest in this process; without neighbours that only cost time, unless they are asked for."""
         switches = ("--llm-energy", "--llm-energy-meters", "replay:replay.toml", "--llm-energy-results=out")
-        others = ("-pno:cacheprovider", "-pno:hypothesispytest", *(() if benchmark else QUIET))
+        others = ("-pno:cacheprovider", "-pno:hypothesispytest", *(LOUD if benchmark else QUIET))
         args = (*others, *(switches if measuring else ()), *args)
         return self.pytester.runpytest_inprocess(*args, no_reraise_ctrlc=True)
 

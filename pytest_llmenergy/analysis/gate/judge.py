@@ -182,6 +182,7 @@ def _report(
         cells=tuple(cells),
         grids=grids,
         false_alarm_rate=judge.false_alarm_rate,
+        confidence=1 - rules.grid_alpha,
         strict=rules.strict,
         subset=rules.subset,
         notes=(*found.notes, *_notes(presences, bases, heads)),
