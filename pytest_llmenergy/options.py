@@ -53,6 +53,18 @@ OPTIONS: Final = (
     ),
     Option("llm_energy_meters", "auto, or some of nvml,rapl,uprof,amd_energy,estimate; replay:FILE", "NAMES"),
     Option("llm_energy_require_measured", "refuse to run where energy would only be estimated"),
+    Option(
+        "llm_energy_window_error",
+        "repeat short calls in one window until the meters' error bound is below this share of the energy "
+        "(2%%); 0: never",
+        "SHARE",
+    ),
+    Option(
+        "llm_energy_idle",
+        "measure idle power so long before and after each model, in s (5); 0: off",
+        "SECONDS",
+    ),
+    Option("llm_energy_trace", "keep every domain's power in trace.parquet beside the results"),
     Option("llm_energy_ci_abs", "stop at this half-width of the mean runtime, in s (0.5); 0: off", "SECONDS"),
     Option("llm_energy_ci_rel", "stop at this relative half-width of the mean energy (1%%); 0: off", "SHARE"),
     Option("llm_energy_confidence", "of both intervals (0.95)", "P"),
@@ -211,6 +223,11 @@ def read_settings(config: pytest.Config) -> Settings:
         kv_cache=reader.switch("llm_energy_kv_cache"),
         meters=reader.read("llm_energy_meters", _names, "a list of meters", default.meters),
         require_measured=reader.switch("llm_energy_require_measured"),
+        window_error=reader.read(
+            "llm_energy_window_error", _limit, "a share such as 2% or 0.02", default.window_error
+        ),
+        idle_s=reader.read("llm_energy_idle", _limit, "a number of seconds", default.idle_s) or 0.0,
+        trace=reader.switch("llm_energy_trace"),
         rule=rule,
         seed=reader.read("llm_energy_seed", int, "a whole number", default.seed),
         system=reader.read("llm_energy_system", str, "a name", None),

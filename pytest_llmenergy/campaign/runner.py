@@ -15,17 +15,33 @@ from pytest_llmenergy.campaign.journal import (
     JOURNAL_NAME,
     CellDone,
     Event,
+    IdleDone,
     Journal,
     ModelLoaded,
     Opened,
     TrialDone,
     WindowDone,
 )
-from pytest_llmenergy.campaign.results import RESULTS_NAME, summarise, write_results
+from pytest_llmenergy.campaign.results import (
+    RESULTS_NAME,
+    summarise,
+    with_net,
+    write_atomically,
+    write_results,
+)
 from pytest_llmenergy.campaign.trials import Trials, Warmup, run_trials
 from pytest_llmenergy.environment import differences, system_name
 from pytest_llmenergy.errors import RequestError
-from pytest_llmenergy.records import Campaign, Cell, CellRecord, ModelRecord, Trial, WindowRecord
+from pytest_llmenergy.meters.idle import Idle, drift, measure_idle
+from pytest_llmenergy.records import (
+    Campaign,
+    Cell,
+    CellRecord,
+    ModelRecord,
+    Provenance,
+    Trial,
+    WindowRecord,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -35,6 +51,8 @@ if TYPE_CHECKING:
     from pytest_llmenergy.campaign.settings import Settings
     from pytest_llmenergy.meters.window import Meters, Window
     from pytest_llmenergy.records import Environment
+
+TRACE_NAME = "trace.parquet"
 
 
 class Observer(Protocol):
@@ -91,6 +109,7 @@ class Runner:
         open_backend: Callable[[], Backend],
         environment: Environment,
         observer: Observer | None = None,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         """Begin the campaign, or go on with it.
 
@@ -100,6 +119,7 @@ class Runner:
             open_backend: called when the first model is needed, so that metering a callable needs no engine.
             environment: of this machine.
             observer: shows progress.
+            sleep: lets time pass on the meters' clock.
 
         Raises:
             RequestError: the folder cannot be written, or its journal is of another campaign.
@@ -108,6 +128,8 @@ class Runner:
         self.environment = environment
         self._meters = meters
         self._open_backend = open_backend
+        self._sleep = sleep
+        self._idle: dict[str, Idle] = {}  # the baseline before, by model
         self._observer: Observer = observer or Silent()
         self._backend: Backend | None = None
         self._loaded: tuple[str, LoadedModel] | None = None
@@ -154,6 +176,8 @@ class Runner:
                     self._created = event.created
                 case ModelLoaded(record=model):
                     self._models[model.model] = model
+                case IdleDone(model=name, idle=idle):
+                    self._add_idle(name, idle)
                 case CellDone(record=cell):
                     if cell.error is None:  # a cell that failed is tried again
                         self._cells[_key_of(cell)] = cell
@@ -250,6 +274,7 @@ class Runner:
                 rule=self.settings.rule,
                 verify=lambda output: loaded.verify(request, output),
                 warmups=warmups,
+                window_error=self.settings.window_error,
                 on_trial=note,
             )
         except BaseException as error:
@@ -266,7 +291,7 @@ class Runner:
     def _record(
         self, cell: Cell, trials: Trials, stop: Any, test: str | None, details: dict[str, Any]
     ) -> CellRecord:
-        return CellRecord(
+        record = CellRecord(
             **msgspec.structs.asdict(cell),
             trials=tuple(trials.trials),
             stop=stop,
@@ -279,6 +304,7 @@ class Runner:
             test=test,
             details=details,
         )
+        return with_net(record, self._models.get(cell.model))
 
     # Models
 
@@ -296,13 +322,36 @@ class Runner:
         self._fresh = True
         self._models[model] = record
         self._journal.append(ModelLoaded(record=record))
+        self._measure_idle(model, "before")
         return loaded
 
-    def _unload(self) -> None:
+    def _unload(self, *, at_rest: bool = True) -> None:
         if self._loaded is not None:
-            _, loaded = self._loaded
+            model, loaded = self._loaded
             self._loaded = None
-            loaded.close()
+            try:
+                if at_rest and not self._fresh:
+                    self._measure_idle(model, "after")
+            finally:
+                loaded.close()
+
+    def _measure_idle(self, model: str, when: str) -> None:
+        """Meter the loaded model at rest; only what is measured has an idle power worth the name."""
+        is_measured = any(source.provenance is Provenance.MEASURED for source in self._meters.sources)
+        if self.settings.idle_s <= 0 or not is_measured:
+            return
+        idle = measure_idle(self._meters, self.settings.idle_s, sleep=self._sleep)
+        drifted = () if when == "before" or model not in self._idle else drift(self._idle[model], idle)
+        for text in drifted:
+            self._observer.notice(f"{model}: {text}")
+        self._idle[model] = idle
+        found = idle.record(when) | {"drift": list(drifted)}
+        self._journal.append(IdleDone(model=model, idle=found))
+        self._add_idle(model, found)
+
+    def _add_idle(self, model: str, idle: dict[str, Any]) -> None:
+        record = self._models[model]
+        self._models[model] = msgspec.structs.replace(record, idle=(*record.idle, idle))
 
     # Windows outside cells
 
@@ -324,12 +373,17 @@ class Runner:
         """
         if tokens_generated is not None and tokens_generated < 1:
             raise RequestError(f"tokens_out must be at least 1, not {tokens_generated}.")
+
+        def dropping() -> None:
+            call()
+
         trials = run_trials(
-            call,
+            dropping,
             meters=self._meters,
             rule=self.settings.rule,
             verify=lambda _: tokens_generated,
             warmups=(Warmup(),),
+            window_error=self.settings.window_error,
             on_trial=self._observer.trial,
         )
         counted = trials.counted
@@ -370,7 +424,7 @@ class Runner:
 
     def campaign(self, *, complete: bool) -> Campaign:
         """Everything so far as one document."""
-        cells = list(self._cells.values())
+        cells = [with_net(cell, self._models.get(cell.model)) for cell in self._cells.values()]
         if self._interrupted is not None and _key_of(self._interrupted) not in self._cells:
             cells.append(self._interrupted)
         return Campaign(
@@ -393,10 +447,13 @@ class Runner:
         with contextlib.ExitStack() as stack:
             stack.callback(self._journal.close)
             stack.callback(self._meters.close)
-            stack.callback(self._unload)
+            stack.callback(self._unload, at_rest=complete)
         campaign = self.campaign(complete=complete)
         if campaign.cells or campaign.windows:
             write_results(self.results_path, campaign)
+            if self._meters.trace is not None:
+                content = self._meters.trace.parquet(since_s=self._meters.opened_s)
+                write_atomically(self.settings.folder / TRACE_NAME, content)
         return campaign
 
 
