@@ -151,10 +151,13 @@ def _details(item: pytest.Item) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _failing_clearly() -> Iterator[None]:
+    message = None
     try:
         yield
     except LLMEnergyError as error:
-        pytest.fail(str(error), pytrace=False)
+        message = str(error)
+    if message is not None:  # outside the handler: pytest would print every cause with it
+        pytest.fail(message, pytrace=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
