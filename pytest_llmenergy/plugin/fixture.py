@@ -151,13 +151,10 @@ def _details(item: pytest.Item) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _failing_clearly() -> Iterator[None]:
-    message = None
     try:
         yield
     except LLMEnergyError as error:
-        message = str(error)
-    if message is not None:  # outside the handler: pytest would print every cause with it
-        pytest.fail(message, pytrace=False)
+        raise pytest.fail.Exception(str(error), pytrace=False) from None  # its causes would be printed too
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
