@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pytest_llmenergy.routing.workload import Workload
+from pytest_llmenergy.routing.problem import Problem
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from pytest_llmenergy.routing.hosts import Host
+    from pytest_llmenergy.routing.workload import Workload
 
     Floats = NDArray[np.float64]
     Ints = NDArray[np.int64]
@@ -58,22 +61,54 @@ def learn_lengths(history: Workload, *, least_queries: int = _LEAST_QUERIES) -> 
     )
 
 
-def blind(workload: Workload) -> Workload:
-    """The same queries with tokens_out not looked at: a class a prompt length; tokens_out is 0."""
-    tokens_in, where = np.unique(workload.tokens_in, return_inverse=True)
-    counts = np.bincount(where, workload.counts).astype(np.int64)
-    return Workload(tokens_in=tokens_in, tokens_out=np.zeros_like(tokens_in), counts=counts)
+def blind_problem(
+    hosts: Sequence[Host], workload: Workload, bounds: tuple[Ints, Ints], lengths: OutputLengths
+) -> Problem:
+    """The problem of queries whose tokens_out is not known, with expectations for costs.
 
-
-def expected(host: Host, tokens_in: Ints, lengths: OutputLengths) -> tuple[Floats, Floats | None, Floats]:
-    """Expected energy in J, machine time in s and tokens_out of one query of each prompt length."""
-    energy_j, runtime_s, tokens_out = [], [], []
-    for prompt in tokens_in:
+    Args:
+        hosts: the models.
+        workload: classes of prompt lengths; tokens_out is not looked at.
+        bounds: (lower, upper), queries a model.
+        lengths: the distribution of tokens_out.
+    """
+    shape = (len(hosts), len(workload.counts))
+    energy_j, runtime_s = np.zeros(shape), np.zeros(shape)
+    tokens_out, outside = np.zeros(shape[1]), 0.0
+    known = all(host.runtime is not None for host in hosts)
+    negative = 0.0
+    for c, prompt in enumerate(workload.tokens_in):
         outs, chances = lengths.given(int(prompt))
-        prompts = np.full(len(outs), prompt)
-        energy_j.append(np.maximum(host.energy_of(prompts, outs), 0) @ chances)
-        tokens_out.append(outs @ chances)
-        runtime = host.runtime_of(prompts, outs)
-        if runtime is not None:
-            runtime_s.append(np.maximum(runtime, 0) @ chances)
-    return np.array(energy_j), np.array(runtime_s) if runtime_s else None, np.array(tokens_out)
+        pairs = np.full(len(outs), prompt), outs
+        tokens_out[c] = outs @ chances
+        beyond = np.zeros(len(outs), bool)
+        for k, host in enumerate(hosts):
+            predicted = host.energy_of(*pairs)
+            negative += float((predicted < 0) @ chances) * int(workload.counts[c])
+            energy_j[k, c] = np.maximum(predicted, 0) @ chances
+            beyond |= host.extrapolates(*pairs)
+            if known:
+                runtime_s[k, c] = np.maximum(host.call_s_of(*pairs), 0) @ chances / host.runtime_batch
+        outside += float(beyond @ chances) * int(workload.counts[c])
+    return Problem(
+        hosts=tuple(hosts),
+        workload=workload,
+        energy_j=energy_j,
+        runtime_s=runtime_s if known else None,
+        lower=bounds[0],
+        upper=bounds[1],
+        negative_pairs=round(negative),
+        outside=round(outside),
+        expected_tokens=workload.tokens_in + tokens_out,
+    )
+
+
+def in_hindsight(blind: Problem, flow: Ints, known: Problem) -> Floats:
+    """What a blind plan comes to once the lengths are known: (K, C) mean queries of each real class.
+
+    A prompt length's queries go to the models in the plan's proportions, whatever their answers turn out to be.
+    """
+    where = np.searchsorted(blind.workload.tokens_in, known.workload.tokens_in)
+    parts = flow / blind.workload.counts
+    mean: Floats = parts[:, where] * known.workload.counts
+    return mean

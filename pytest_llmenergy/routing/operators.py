@@ -111,7 +111,7 @@ def share_rows(problem: Problem, counts: Ints) -> list[Row]:
 def limit_rows(problem: Problem, limits: Limits) -> list[Row]:
     """Capacities as rows."""
     rows = []
-    tokens = problem.workload.tokens.astype(float)[None]
+    tokens = problem.tokens[None]
     for k, host in enumerate(problem.hosts):
         if host.name in limits.tokens:
             most = limits.tokens[host.name]

@@ -20,12 +20,17 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from numpy.typing import NDArray
+
     from pytest_llmenergy.routing.baselines import Baseline
     from pytest_llmenergy.routing.frontier import Point
     from pytest_llmenergy.routing.problem import Problem, Totals
+    from pytest_llmenergy.routing.solve import Solution
+
+    Floats = NDArray[np.float64]
 
 PLAN_SCHEMA = "llmenergy.plan/1"
-_TIE = 1e-12  # of the largest cost: margins that floats cannot tell from 0
+_STEP_SHARE = 0.01
 
 
 def plan_document(
@@ -75,7 +80,8 @@ def point_entry(problem: Problem, point: Point, confidence: float) -> dict[str, 
     """One optimal plan: sums over the workload, the certificate, the prices, and what the fits leave open."""
     solution, totals = point.solution, point.totals
     half_j = energy_half_width_j(problem, solution.flow, confidence)
-    toss = coin_toss(problem, solution, point.zeta, confidence)
+    priced = bool(np.isfinite(solution.prices).all())
+    toss = coin_toss(problem, solution, point.zeta, confidence) if priced else None
     return {
         "zeta": float(point.zeta),
         "status": solution.status,
@@ -89,25 +95,39 @@ def point_entry(problem: Problem, point: Point, confidence: float) -> dict[str, 
         "coin_toss_energy_j": None if toss is None else toss.energy_j,
         "energy_bound_j": point.energy_bound_j,
         "accuracy_bound": point.accuracy_bound,
-        "prices": dict(zip(problem.models, solution.prices.tolist(), strict=True)),
-        "ties": tie_shares(problem, point),
+        "prices": _by_model(problem, solution.prices) if priced else None,
+        "bound_shares": _by_model(problem, bound_shares(problem, solution)),
+        "price_steps": _by_model(problem, price_steps(problem, point.zeta, solution)) if priced else None,
         "solve_s": point.solve_s,
     }
 
 
-def tie_shares(problem: Problem, point: Point) -> list[dict[str, Any]]:
-    """Of queries whose cheapest models tie, how many the plan sends to each."""
-    reduced = problem.costs(point.zeta) - point.solution.prices[:, None]
-    reduced -= reduced.min(axis=0)
-    tied = reduced <= _TIE * max(1.0, float(np.abs(point.solution.prices).max()))
-    at = np.flatnonzero(tied.sum(axis=0) > 1)
-    groups: dict[tuple[int, ...], np.ndarray[Any, Any]] = {}
-    for c in at:
-        key = tuple(np.flatnonzero(tied[:, c]).tolist())
-        groups[key] = groups.get(key, 0) + point.solution.flow[:, c]
-    return [
-        {"models": {problem.models[k]: int(sums[k]) for k in key}} for key, sums in sorted(groups.items())
-    ]
+def _by_model(problem: Problem, values: Floats) -> dict[str, float | None]:
+    return {
+        name: None if np.isnan(value) else float(value)
+        for name, value in zip(problem.models, values, strict=True)
+    }
+
+
+def bound_shares(problem: Problem, solution: Solution) -> Floats:
+    """The shares of the models that a bound holds where they are, (K,); NaN for the others."""
+    at_bound = (solution.counts == problem.lower) | (solution.counts == problem.upper)
+    held = at_bound & ((solution.prices != 0) | (problem.lower == problem.upper))
+    return np.where(held, solution.counts / problem.workload.queries, np.nan)
+
+
+def price_steps(problem: Problem, zeta: float, solution: Solution) -> Floats:
+    """How far each price has to move to send about 1 % of the queries to or from its model, (K,)."""
+    reduced = problem.costs(zeta) - solution.prices[:, None]
+    counts = problem.workload.counts
+    steps = np.zeros(len(reduced))
+    for k in range(len(reduced)) if len(reduced) > 1 else ():
+        margin = np.abs(reduced[k] - np.delete(reduced, k, axis=0).min(axis=0))
+        order = np.argsort(margin)
+        margin = margin[order]
+        at = np.searchsorted(np.cumsum(counts[order]), _STEP_SHARE * counts.sum())
+        steps[k] = margin[at] if np.isfinite(margin[at]) else 0.0
+    return steps
 
 
 def _baseline_entry(problem: Problem, baseline: Baseline) -> dict[str, Any]:

@@ -6,6 +6,7 @@ Routing by the prices of a linear program is known for online matching (Devanur 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -22,35 +23,42 @@ if TYPE_CHECKING:
     from pytest_llmenergy.routing.hosts import Host
     from pytest_llmenergy.routing.lengths import OutputLengths
 
-_TIE = 1e-12
-_GOLDEN = 0.6180339887498949  # multiples of it, less their whole part, fill [0, 1) evenly
+    Floats = NDArray[np.float64]
+
+_SAME_ZETA = 1e-12
+_LAG = 2e-4  # of the plan's queries: so many too few or too many move a price by one step
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """What a router needs of a plan's point; by model, in order."""
+
+    zeta: float
+    prices: Floats
+    shares: Floats  # of the queries; NaN where the plan leaves the model's count open
+    steps: Floats  # in units of cost: a price moved so far sends about 1 % of the queries elsewhere
+    queries: int
+    energy_scale_j: float
+    accuracy_scale: float
 
 
 class Router:
     """Sends each query to the model with the least cost less price, in O(K).
 
-    Queries whose cheapest models tie are dealt between these as the plan dealt its own.
+    Where the plan binds a model's share, its price leans a little against the lag of its count, so that shares
+    hold for the queries that come and not only on average.
     """
 
-    def __init__(
-        self,
-        hosts: Sequence[Host],
-        *,
-        zeta: float,
-        prices: Mapping[str, float],
-        energy_scale_j: float,
-        accuracy_scale: float,
-        ties: Sequence[Mapping[str, Mapping[str, int]]] = (),
-        lengths: OutputLengths | None = None,
-    ) -> None:
+    def __init__(self, hosts: Sequence[Host], policy: Policy, *, lengths: OutputLengths | None = None) -> None:
         self.models = tuple(host.name for host in hosts)
         self._hosts = tuple(hosts)
-        self._prices = np.array([prices[name] for name in self.models])
-        self._energy = zeta / energy_scale_j
-        self._accuracy = np.array([(1 - zeta) * host.accuracy / accuracy_scale for host in hosts])
-        self._tie = _TIE * max(1.0, float(np.abs(self._prices).max()))
-        self._ties = {frozenset(tie["models"]): tie["models"] for tie in ties}
-        self._dealt: dict[frozenset[str], int] = {}
+        self._policy = policy
+        self._energy = policy.zeta / policy.energy_scale_j
+        accuracies = np.array([host.accuracy for host in hosts])
+        self._accuracy = (1 - policy.zeta) / policy.accuracy_scale * accuracies
+        self._bound = ~np.isnan(policy.shares)
+        self._shares = np.where(self._bound, policy.shares, 0.0)
+        self._placed = np.zeros(len(hosts))
         self._lengths = lengths
 
     @classmethod
@@ -70,36 +78,40 @@ class Router:
 
         Raises:
             DocumentError: it is no plan document.
-            RequestError: it has no such point, or several and none was named.
+            RequestError: it has no such point, several and none was named, or one without prices.
         """
         document = plan if not isinstance(plan, (str, Path)) else read_plan(Path(plan))
         points = document["points"]
         known = ", ".join(f"{point['zeta']:g}" for point in points)
         if zeta is None and len(points) > 1:
             raise RequestError(f"the plan has {len(points)} points; say which zeta: {known}.")
-        found = [point for point in points if zeta is None or abs(point["zeta"] - zeta) < _TIE]
+        found = [point for point in points if zeta is None or abs(point["zeta"] - zeta) < _SAME_ZETA]
         if not found:
             raise RequestError(f"the plan has no point at zeta {zeta:g}; it has {known}.")
-        if found[0].get("prices") is None:
+        point = found[0]
+        if point.get("prices") is None:
             raise RequestError(
-                "this point has no prices: PuLP's integer program gives none. Plan with --solver prices."
+                "this plan has no prices, for it keeps capacities that weigh queries differently. "
+                "Plan with shares to get a policy."
             )
-        return cls(
-            hosts_of(document),
-            zeta=found[0]["zeta"],
-            prices=found[0]["prices"],
+        names = document["models"]
+        shares = [point["bound_shares"][name] for name in names]
+        policy = Policy(
+            zeta=point["zeta"],
+            prices=np.array([point["prices"][name] for name in names]),
+            shares=np.array([np.nan if share is None else share for share in shares]),
+            steps=np.array([point["price_steps"][name] for name in names]),
+            queries=document["queries"],
             energy_scale_j=document["energy_scale_j"],
             accuracy_scale=document["accuracy_scale"],
-            ties=found[0].get("ties", ()),
-            lengths=lengths,
         )
+        return cls(hosts_of(document), policy, lengths=lengths)
 
-    def costs(self, tokens_in: ArrayLike, tokens_out: ArrayLike) -> NDArray[np.float64]:
-        """Cost less price of queries at each model, (K, n)."""
+    def costs(self, tokens_in: ArrayLike, tokens_out: ArrayLike) -> Floats:
+        """Equation 2 of queries at each model, (K, n), without prices."""
         t, n = np.atleast_1d(np.asarray(tokens_in)), np.atleast_1d(np.asarray(tokens_out))
         energy_j = np.maximum(np.stack([host.energy_of(t, n) for host in self._hosts]), 0)
-        gain = np.multiply.outer(self._accuracy, t + n)
-        costs: NDArray[np.float64] = self._energy * energy_j - gain - self._prices[:, None]
+        costs: Floats = self._energy * energy_j - np.multiply.outer(self._accuracy, t + n)
         return costs
 
     def route(self, tokens_in: int, tokens_out: int | None = None) -> str:
@@ -115,39 +127,22 @@ class Router:
         if tokens_in < 0 or (tokens_out is not None and tokens_out < 0):
             raise RequestError(f"a query of {tokens_in}, {tokens_out} tokens: counts start at 0.")
         if tokens_out is not None:
-            costs = self.costs(tokens_in, tokens_out)[:, 0]
+            costs = self.costs(tokens_in, tokens_out)
         elif self._lengths is None:
             raise RequestError("tokens_out is not known. Give it, or give the router `lengths`.")
         else:
             outs, chances = self._lengths.given(tokens_in)
-            costs = self.costs(np.full(len(outs), tokens_in), outs) @ chances
-        tied = np.flatnonzero(costs <= costs.min() + self._tie)
-        return self.models[int(tied[0])] if len(tied) == 1 else self._deal(tied)
+            costs = (self.costs(np.full(len(outs), tokens_in), outs) @ chances)[:, None]
+        return self.models[int(self.place(costs)[0])]
 
-    def _deal(self, tied: NDArray[np.intp]) -> str:
-        names = [self.models[k] for k in tied]
-        shares = self._ties.get(frozenset(names), {})
-        total = sum(shares.get(name, 0) for name in names)
-        if not total:
-            return names[0]
-        turn = self._dealt[frozenset(names)] = self._dealt.get(frozenset(names), 0) + 1
-        left = turn * _GOLDEN % 1 * total
-        for name in names:
-            left -= shares.get(name, 0)
-            if left < 0:
-                return name
-        return names[-1]
+    def place(self, costs: Floats) -> NDArray[np.intp]:
+        """The model of each query, by their costs (K, n); all see the prices of the first."""
+        chosen = (costs - self._prices_now()[:, None]).argmin(axis=0)
+        self._placed += np.bincount(chosen, minlength=len(self.models))
+        return chosen
 
-    def route_classes(
-        self, tokens_in: ArrayLike, tokens_out: ArrayLike, counts: NDArray[np.int64]
-    ) -> NDArray[np.int64]:
-        """Route many classes of queries at once; (K, C), queries of each class at each model."""
-        costs = self.costs(tokens_in, tokens_out)
-        tied = costs <= costs.min(axis=0) + self._tie
-        flow = np.zeros(costs.shape, np.int64)
-        alone = tied.sum(axis=0) == 1
-        flow[costs.argmin(axis=0)[alone], np.flatnonzero(alone)] = counts[alone]
-        for c in np.flatnonzero(~alone):
-            for _ in range(int(counts[c])):
-                flow[self.models.index(self._deal(np.flatnonzero(tied[:, c]))), c] += 1
-        return flow
+    def _prices_now(self) -> Floats:
+        lag = self._shares * self._placed.sum() - self._placed
+        lean = lag / max(1.0, _LAG * self._policy.queries)
+        prices: Floats = self._policy.prices + np.where(self._bound, self._policy.steps * lean, 0.0)
+        return prices
