@@ -178,7 +178,6 @@ class TickTracker:
     def __init__(self, read_j: Callable[[], float]) -> None:
         self.period_s: float | None = None
         self.problem: str | None = None  # why the ticks cannot be followed
-        self.resets = 0
         self._read_j = read_j
         self._ticks: deque[Tick] = deque(maxlen=16)
         self._edges: list[Edge] = []
@@ -222,7 +221,6 @@ class TickTracker:
         if self.problem is not None:
             return now_s + _LONGEST_PERIOD_S
         if seen is not None and energy_j < seen[1]:
-            self.resets += 1
             self._ticks.clear()
             self._edges.clear()
             self._anchor = self._precise = self._phase_s = None
