@@ -87,6 +87,8 @@ class Edge:
         """Mean power between the two ticks after the edge, if they come before `until_s`."""
         if self.next is None or self.second is None or self.second.time_s > until_s + slack_s:
             return None
+        if not (self.next.is_seen and self.second.is_seen):
+            return None
         return (self.second.energy_j - self.next.energy_j) / (self.second.time_s - self.next.time_s)
 
 
@@ -250,7 +252,8 @@ class TickTracker:
             # Several ticks, or one that was looked for late: the phase says when the last of them was.
             located_s = self._predicted_after(now_s + _LEAD_S) - self.period_s
             if seen_s < located_s:
-                tick = Tick(min(located_s, now_s), _LEAD_S, energy_j, is_seen=False)
+                doubt_s = max(_LEAD_S, min(uncertainty_s, self.period_s / 2))
+                tick = Tick(min(located_s, now_s), doubt_s, energy_j, is_seen=False)
         self._ticks.append(tick)
         for edge in self._edges:
             edge.see(tick)
