@@ -87,6 +87,8 @@ class Edge:
         """Mean power between the two ticks after the edge, if they come before `until_s`."""
         if self.next is None or self.second is None or self.second.time_s > until_s + slack_s:
             return None
+        if not (self.next.is_seen and self.second.is_seen):
+            return None
         return (self.second.energy_j - self.next.energy_j) / (self.second.time_s - self.next.time_s)
 
 
@@ -178,7 +180,6 @@ class TickTracker:
     def __init__(self, read_j: Callable[[], float]) -> None:
         self.period_s: float | None = None
         self.problem: str | None = None  # why the ticks cannot be followed
-        self.resets = 0
         self._read_j = read_j
         self._ticks: deque[Tick] = deque(maxlen=16)
         self._edges: list[Edge] = []
@@ -222,7 +223,6 @@ class TickTracker:
         if self.problem is not None:
             return now_s + _LONGEST_PERIOD_S
         if seen is not None and energy_j < seen[1]:
-            self.resets += 1
             self._ticks.clear()
             self._edges.clear()
             self._anchor = self._precise = self._phase_s = None
@@ -252,7 +252,8 @@ class TickTracker:
             # Several ticks, or one that was looked for late: the phase says when the last of them was.
             located_s = self._predicted_after(now_s + _LEAD_S) - self.period_s
             if seen_s < located_s:
-                tick = Tick(min(located_s, now_s), _LEAD_S, energy_j, is_seen=False)
+                doubt_s = max(_LEAD_S, min(uncertainty_s, self.period_s / 2))
+                tick = Tick(min(located_s, now_s), doubt_s, energy_j, is_seen=False)
         self._ticks.append(tick)
         for edge in self._edges:
             edge.see(tick)

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from doubles.nvml import NvmlDouble
-from doubles.powercurve import ManualScheduler
 
 from pytest_llmenergy.campaign.stopping import StopRule
 from pytest_llmenergy.campaign.trials import LONGEST_WINDOW_S, Trials, Warmup, repetitions_for, run_trials
 from pytest_llmenergy.meters.nvml import open_nvml
 from pytest_llmenergy.meters.window import Meters
 from pytest_llmenergy.records import DomainEnergy, Provenance, Trial
+from tests.doubles.nvml import NvmlDouble
+from tests.doubles.powercurve import ManualScheduler
 
 if TYPE_CHECKING:
     from collections.abc import Callable

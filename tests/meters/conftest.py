@@ -13,12 +13,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-
+from pytest_llmenergy.meters.machine import Machine
 from tests.doubles.nvml import NvmlDouble
 from tests.doubles.powercap import PowercapTree
 from tests.doubles.powercurve import ManualScheduler
-
-from pytest_llmenergy.meters.machine import Machine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -13,8 +13,8 @@ from pytest_llmenergy.meters.window import Meters, Window
 from pytest_llmenergy.records import Provenance
 
 if TYPE_CHECKING:
-    from doubles.nvml import NvmlDouble
-    from doubles.powercurve import ManualScheduler
+    from tests.doubles.nvml import NvmlDouble
+    from tests.doubles.powercurve import ManualScheduler
 
 A100 = "gpu NVIDIA_A100 latch_ms=100 phase_ms=37"
 STEP = "power 0 0 60\npower 0 10 300\npower 0 12 60\n"

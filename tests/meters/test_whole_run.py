@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from doubles.nvml import SCENARIO_VARIABLE, library
-from doubles.powercap import PowercapTree
+
+from tests.doubles.nvml import SCENARIO_VARIABLE, library
+from tests.doubles.powercap import PowercapTree
 
 TEST = """
     import time
