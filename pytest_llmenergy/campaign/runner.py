@@ -22,10 +22,19 @@ from pytest_llmenergy.campaign.journal import (
     WindowDone,
 )
 from pytest_llmenergy.campaign.results import RESULTS_NAME, summarise, write_results
-from pytest_llmenergy.campaign.trials import Trials, Warmup, run_trials
+from pytest_llmenergy.campaign.trials import Split, Trials, Warmup, run_trials
 from pytest_llmenergy.environment import differences, system_name
-from pytest_llmenergy.errors import RequestError
-from pytest_llmenergy.records import Campaign, Cell, CellRecord, ModelRecord, Trial, WindowRecord
+from pytest_llmenergy.errors import DoesNotFitError, RequestError
+from pytest_llmenergy.meters.machine import adopt
+from pytest_llmenergy.records import (
+    DOES_NOT_FIT,
+    Campaign,
+    Cell,
+    CellRecord,
+    ModelRecord,
+    Trial,
+    WindowRecord,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -111,6 +120,7 @@ class Runner:
         self._observer: Observer = observer or Silent()
         self._backend: Backend | None = None
         self._loaded: tuple[str, LoadedModel] | None = None
+        self._unfit: dict[str, DoesNotFitError] = {}
         self._fresh = False  # a model was loaded and has not been called yet
         self._models: dict[str, ModelRecord] = {}
         self._cells: dict[tuple[Any, ...], CellRecord] = {}
@@ -217,21 +227,19 @@ class Runner:
 
     def _measure_cell(self, model: str, work: Work, test: str | None) -> CellRecord:
         place = Place(model, work.tokens_in, work.tokens_out)
-        loaded = self._load(model)
+        try:
+            loaded = self._load(model)
+        except DoesNotFitError as error:
+            return self._without_room(self._cell(model, work, None), error, test)
         warning = loaded.check(work)
         if warning:
             self._observer.notice(warning)
-        cell = Cell(
-            model=model,
-            system=self.settings.system or loaded.system or system_name(self.environment),
-            n_gpus=loaded.n_gpus,
-            batch_size=work.batch_size,
-            kv_cache=work.kv_cache,
-            tokens_in=work.tokens_in,
-            tokens_out=work.tokens_out,
-        )
+        cell = self._cell(model, work, loaded)
         self._observer.begins(place)
-        request = loaded.prepare(work)
+        try:
+            request = loaded.prepare(work)
+        except DoesNotFitError as error:
+            return self._without_room(cell, error, test)
         warmups = (*((Warmup(first_after_load=True),) if self._fresh else ()), Warmup())
         self._fresh = False
         seen: list[Trials] = []
@@ -249,7 +257,18 @@ class Runner:
                 verify=lambda output: loaded.verify(request, output),
                 warmups=warmups,
                 on_trial=note,
+                account=lambda output, runtime_s: {
+                    **loaded.timings(output),
+                    **_of_trial(loaded.account(work, runtime_s)),
+                },
+                split=Split(
+                    trials=self.settings.phases if work.tokens_out > 1 else 0,
+                    call=lambda mark: loaded.generate(request, on_first_token=mark),
+                    decode_steps=work.tokens_out - 1,
+                ),
             )
+        except DoesNotFitError as error:
+            return self._without_room(cell, error, test, seen[0] if seen else None)
         except BaseException as error:
             if seen:
                 reason = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
@@ -257,6 +276,35 @@ class Runner:
                 self._interrupted = self._record(cell, seen[0], seen[0].stopped(reason), test)
             raise
         record = self._record(cell, trials, trials.stop, test)
+        if record.summary is not None and record.summary.runtime_s and trials.error is None:
+            physics = loaded.account(work, record.summary.runtime_s)
+            record = msgspec.structs.replace(record, details={**record.details, **physics})
+        return self._keep(place, record)
+
+    def _cell(self, model: str, work: Work, loaded: LoadedModel | None) -> Cell:
+        system = None if loaded is None else loaded.system
+        return Cell(
+            model=model,
+            system=self.settings.system or system or system_name(self.environment),
+            n_gpus=None if loaded is None else loaded.n_gpus,
+            batch_size=work.batch_size,
+            kv_cache=work.kv_cache,
+            tokens_in=work.tokens_in,
+            tokens_out=work.tokens_out,
+        )
+
+    def _without_room(
+        self, cell: Cell, error: DoesNotFitError, test: str | None, trials: Trials | None = None
+    ) -> CellRecord:
+        """Keep a cell that does not fit with its sizes; the campaign goes on."""
+        trials = trials or Trials(self.settings.rule)
+        trials.error = str(error)
+        record = self._record(cell, trials, trials.stopped(DOES_NOT_FIT), test)
+        sizes = {"needed_b": error.needed_b, "available_b": error.available_b}
+        record = msgspec.structs.replace(record, details={**record.details, **sizes})
+        return self._keep(Place(cell.model, cell.tokens_in, cell.tokens_out), record)
+
+    def _keep(self, place: Place, record: CellRecord) -> CellRecord:
         self._journal.append(CellDone(record=record))
         self._observer.ends(place, record)
         return record
@@ -281,11 +329,18 @@ class Runner:
         if self._loaded is not None and self._loaded[0] == model:
             return self._loaded[1]
         self._unload()
+        if model in self._unfit:
+            raise self._unfit[model]
         self._observer.loading(model)
         if self._backend is None:
             self._backend = self._open_backend()
         started_s = time.perf_counter()
-        loaded = self._backend.load(model)
+        try:
+            loaded = self._backend.load(model)
+        except DoesNotFitError as error:
+            self._unfit[model] = error  # nor will it for the next cell
+            raise
+        adopt(loaded.pids)
         record = msgspec.structs.replace(loaded.record, load_s=time.perf_counter() - started_s)
         self._loaded = (model, loaded)
         self._fresh = True
@@ -297,6 +352,7 @@ class Runner:
         if self._loaded is not None:
             _, loaded = self._loaded
             self._loaded = None
+            adopt(())
             loaded.close()
 
     # Windows outside cells
@@ -393,6 +449,11 @@ class Runner:
         if campaign.cells or campaign.windows:
             write_results(self.results_path, campaign)
         return campaign
+
+
+def _of_trial(physics: dict[str, Any]) -> dict[str, Any]:
+    """What of a call's physics differs from trial to trial; the rest stands in the cell once."""
+    return {name: physics[name] for name in ("flops_per_s", "mfu") if physics.get("mfu") is not None}
 
 
 def _key_of(cell: CellRecord) -> tuple[Any, ...]:
