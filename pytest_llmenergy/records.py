@@ -110,7 +110,9 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     power_w: float | None = None
     throughput_tok_s: float | None = None
     bound_rel: float | None = None  # the meters' own error bound, relative, on one trial
-    idle_power_w: float | None = None
+    idle_power_w: float | None = None  # of the domains of `energy_basis`, with the model loaded
+    idle_spread_w: float | None = None  # standard deviation of that power from one idle window to the next
+    meter_cpu_share: float | None = None  # CPU time of the meters over the time of a trial
     net_energy_j: float | None = None  # energy less idle power x runtime; may be negative
     ttft_s: float | None = None  # means over the trials that have them
     tpot_s: float | None = None

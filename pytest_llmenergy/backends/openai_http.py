@@ -33,7 +33,7 @@ class Request:
     """What one call sends; every call sends other prompts."""
 
     work: Work
-    bodies: list[dict[str, Any]]
+    bodies: list[dict[str, Any]]  # of the next call; empty once they were sent
     calls: int = 0
 
 
@@ -206,7 +206,10 @@ class OpenAIModel:
         work = request.work
         pool = self._workers(work.batch_size)
         latch = _Latch(work.batch_size)
-        futures = [pool.submit(self._endpoint.complete, body, latch.one_less) for body in request.bodies]
+        bodies = request.bodies or self._bodies(work, request.calls)
+        request.bodies = []
+        request.calls += 1
+        futures = [pool.submit(self._endpoint.complete, body, latch.one_less) for body in bodies]
         try:
             if on_first_token is not None:
                 for future in futures:
@@ -245,8 +248,8 @@ class OpenAIModel:
                     f"server reports {answer.prompt_tokens} + {answer.completion_tokens} "
                     f"(finish reason {answer.finish_reason!r}; asked by {self._dialect.value})."
                 )
-        request.calls += 1
-        request.bodies = self._bodies(work, request.calls)
+        if not request.bodies:  # outside the window, so that the next call only has to send them
+            request.bodies = self._bodies(work, request.calls)
         return work.batch_size * work.tokens_out
 
     def timings(self, output: list[Answer]) -> dict[str, float]:

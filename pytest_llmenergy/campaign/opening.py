@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_llmenergy.backends import open_backend, sources
 from pytest_llmenergy.campaign.runner import Observer, Runner
 from pytest_llmenergy.environment import read_environment
-from pytest_llmenergy.errors import RequestError
+from pytest_llmenergy.errors import RequestError, require
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,6 +33,10 @@ def open_campaign(settings: Settings, observer: Observer | None = None) -> Runne
     """
     world = _world(settings)
     opened = _opener(settings, world)
+    if settings.trace:
+        if world is not None:
+            raise RequestError("a simulated machine has no power trace: leave --llm-energy-trace out.")
+        require("pyarrow.parquet", feature="--llm-energy-trace", extra="trace")
     meters = _meters(settings, world)
     try:
         return Runner(
@@ -40,6 +45,7 @@ def open_campaign(settings: Settings, observer: Observer | None = None) -> Runne
             open_backend=opened,
             environment=read_environment(meters=meters.sources),
             observer=observer,
+            sleep=time.sleep if world is None else world.idle,
         )
     except BaseException:
         meters.close()
@@ -88,4 +94,4 @@ def _meters(settings: Settings, world: World | None) -> Meters:
         return Meters([ReplayMeter(world)], clock=world.clock)
     from pytest_llmenergy.meters import open_meters
 
-    return open_meters(settings.meters, require_measured=settings.require_measured)
+    return open_meters(settings.meters, require_measured=settings.require_measured, trace=settings.trace)

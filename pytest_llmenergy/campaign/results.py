@@ -7,6 +7,7 @@ History of the format:
 from __future__ import annotations
 
 import json
+import math
 import os
 import tempfile
 from pathlib import Path
@@ -21,6 +22,8 @@ from pytest_llmenergy.records import (
     RESULTS_SCHEMA,
     Campaign,
     CellRecord,
+    DomainEnergy,
+    ModelRecord,
     Phase,
     PhaseSummary,
     Provenance,
@@ -79,6 +82,13 @@ def summarise(trials: Sequence[Trial], *, tokens_generated: int | None, confiden
             Provenance.MEASURED,
         ),
         bound_rel=max(bounds) if bounds and len(bounds) == len(counted) else None,
+        meter_cpu_share=student_t.mean(
+            [
+                trial.meter_cpu_s / trial.runtime_s
+                for trial in counted
+                if trial.meter_cpu_s is not None and trial.runtime_s > 0
+            ]
+        ),
         tokens_generated=tokens_generated,
         confidence=confidence,
     )
@@ -124,6 +134,7 @@ def summary_of(
     provenance: Provenance,
     tokens_generated: int | None,
     bound_rel: float | None = None,
+    meter_cpu_share: float | None = None,
     confidence: float = 0.95,
 ) -> Summary:
     """The summary of one call, from its counted trials' figures; `energies_j` by ENERGY_METRICS."""
@@ -152,6 +163,46 @@ def summary_of(
         power_w=None if energy_j is None or not runtime_s else energy_j / runtime_s,
         throughput_tok_s=None if per_token is None or not runtime_s else per_token / runtime_s,
         bound_rel=bound_rel,
+        meter_cpu_share=meter_cpu_share,
+    )
+
+
+def with_net(record: CellRecord, model: ModelRecord | None) -> CellRecord:
+    """A record whose summary has the energy net of idle power, from the model's baselines.
+
+    The baseline is the mean of those before and after; net energy may be negative.
+    """
+    summary = record.summary
+    if summary is None or model is None or not model.idle or summary.energy_basis is None:
+        return record
+    powers, spreads = [], []
+    for idle in model.idle:
+        parts = tuple(
+            DomainEnergy(domain=name, energy_j=part["power_w"], provenance=Provenance(part["provenance"]))
+            for name, part in idle["domains"].items()
+        )
+        counted = accounting.gpu_domains(parts)
+        if summary.energy_basis == "energy_j":
+            counted = (*counted, *accounting.cpu_domains(parts))
+        measured = {part.domain for trial in record.trials if trial.counts for part in trial.domains}
+        names = {part.domain for part in counted}
+        idle_power = accounting.total(counted)
+        if idle_power is None or idle_power.energy_j is None or not names <= measured:
+            continue
+        powers.append(idle_power.energy_j)
+        spreads.append(math.hypot(*(idle["domains"][name]["spread_w"] for name in names)))
+    gross_j = summary.energy_j if summary.energy_basis == "energy_j" else summary.gpu_energy_j
+    if not powers or gross_j is None or summary.runtime_s is None:
+        return record
+    idle_power_w = math.fsum(powers) / len(powers)
+    return msgspec.structs.replace(
+        record,
+        summary=msgspec.structs.replace(
+            summary,
+            idle_power_w=idle_power_w,
+            idle_spread_w=max(spreads),
+            net_energy_j=gross_j - idle_power_w * summary.runtime_s,
+        ),
     )
 
 

@@ -23,6 +23,9 @@ class Settings:
     kv_cache: bool = False
     meters: tuple[str, ...] = ("auto",)
     require_measured: bool = False
+    window_error: float | None = 0.02
+    idle_s: float = 5.0
+    trace: bool = False
     rule: StopRule = field(default_factory=StopRule)
     seed: int = 0
     base_url: str | None = None  # of a server that has the models; else they are loaded here
@@ -61,6 +64,8 @@ class Settings:
             "kv_cache": self.kv_cache,
             "meters": list(self.meters),
             "require_measured": self.require_measured,
+            "window_error": self.window_error,
+            "idle_s": self.idle_s,
             "stopping": asdict(self.rule),
             "seed": self.seed,
             "base_url": self.base_url,

@@ -21,6 +21,7 @@ COMMANDS = {
     "route": "route",
     "gate": "gate",
     "ab": "ab",
+    "budget": "budget",
     "doctor": "doctor",
 }
 

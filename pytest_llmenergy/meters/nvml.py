@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pytest_llmenergy.errors import MeterUnavailableError, Unavailable
 from pytest_llmenergy.meters import nvml_boards, visible
-from pytest_llmenergy.meters.counters import measured, unavailable
+from pytest_llmenergy.meters.counters import TOO_SHORT, measured, unavailable
 from pytest_llmenergy.meters.integrate import Bounded, PowerSample, integrate_power, latched_difference
 from pytest_llmenergy.meters.ticks import Edge, TickTracker, energy_between
 from pytest_llmenergy.records import DomainEnergy, MeterSource, Provenance
@@ -171,7 +171,7 @@ class CounterBoard:
         if found.energy_j <= 0:
             period_ms = 1e3 * self.update_period_s
             return unavailable(
-                domain, f"too short: the counter ticks every {period_ms:.0f} ms and did not move", NAME
+                domain, f"{TOO_SHORT}: the counter ticks every {period_ms:.0f} ms and did not move", NAME
             )
         return measured(domain, found.energy_j, found.bound_j, NAME, reason)
 

@@ -12,17 +12,18 @@ from pytest_llmenergy.campaign.grid import Place, shuffled
 from pytest_llmenergy.campaign.opening import open_campaign
 from pytest_llmenergy.environment import read_gpus
 from pytest_llmenergy.errors import LLMEnergyError
-from pytest_llmenergy.options import given, read_settings
+from pytest_llmenergy.options import given, read_gate, read_settings
 from pytest_llmenergy.plugin import benchmark
-from pytest_llmenergy.plugin.fixture import Budget, Energy
+from pytest_llmenergy.plugin.fixture import Budget, Energy, tolerance_of
 from pytest_llmenergy.plugin.progress import Progress
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
     from types import FrameType
 
     from pytest_llmenergy.campaign.runner import Runner
     from pytest_llmenergy.campaign.settings import Settings
+    from pytest_llmenergy.plugin.gate import SessionGate
     from pytest_llmenergy.records import Campaign, CellRecord, WindowRecord
 
 
@@ -39,9 +40,15 @@ def open_session(config: pytest.Config) -> MeasuringSession:
             "Leave out -n (pytest-xdist)."
         )
     try:
-        return MeasuringSession(config, read_settings(config))
+        session = MeasuringSession(config, read_settings(config))
+        request = read_gate(config)
+        if request.asks or request.binding:
+            from pytest_llmenergy.plugin.gate import SessionGate
+
+            session.gate = SessionGate(request)
     except LLMEnergyError as error:
         raise pytest.UsageError(str(error)) from error
+    return session
 
 
 class MeasuringSession:
@@ -57,6 +64,8 @@ class MeasuringSession:
         self._registered: set[int] = set()  # records live as long as the session
         self._handler: Any = None
         self._error: str | None = None
+        self.gate: SessionGate | None = None
+        self._suite_property: Callable[[str, object], None] | None = None
 
     # Which tests, in which order
 
@@ -86,6 +95,7 @@ class MeasuringSession:
         for item in measuring:
             try:
                 Budget.of(item)
+                tolerance_of(item)
             except ValueError as error:
                 raise pytest.UsageError(f"{item.nodeid}: {error}") from error
         of_cells = [(place, item) for item in measuring if (place := _place(item)) is not None]
@@ -118,6 +128,8 @@ class MeasuringSession:
         self._progress = Progress(self._config, kv_cache=self._settings.kv_cache)
         try:
             self._runner = open_campaign(self._settings, self._progress)
+            if self.gate is not None:
+                self.gate.prepare(self._runner.environment)
         except LLMEnergyError as error:
             raise pytest.UsageError(str(error)) from error
         places = dict.fromkeys(place for item in measuring if (place := _place(item)) is not None)
@@ -132,6 +144,7 @@ class MeasuringSession:
         """The `energy` of one test."""
         if self._runner is None:
             raise AssertionError("no runner: the test loop has not begun")
+        self._suite_property = request.getfixturevalue("record_testsuite_property")
         energy = Energy(self._runner, request, self._register)
         self._energies[request.node.nodeid] = energy
         return energy
@@ -164,24 +177,47 @@ class MeasuringSession:
 
     # Afterwards
 
+    @pytest.hookimpl(tryfirst=True)  # before the JUnit file is written
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
         """Write the results document, whatever ended the session."""
         if self._handler is not None:
             signal.signal(signal.SIGTERM, self._handler)
         if self._runner is None:
+            if self.gate is not None and exitstatus == pytest.ExitCode.OK and not _only_collects(session):
+                self.gate.nothing_measured()
+                self._end_with_gate(session)
             return
         ended = exitstatus in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED}
         try:
             self._finished = self._runner.finish(
                 complete=ended and not session.shouldstop and not session.shouldfail
             )
+            if self.gate is not None and ended:
+                self.gate.judge(self._finished, self._runner.results_path)
+                self._end_with_gate(session)
         except LLMEnergyError as error:
             self._error = str(error)
             session.exitstatus = pytest.ExitCode.USAGE_ERROR
 
+    def _end_with_gate(self, session: pytest.Session) -> None:
+        """A failed gate is a failed test to whoever reads the exit status and the JUnit file."""
+        if self.gate is None:
+            return
+        if self._suite_property is not None:
+            self.gate.add_properties(self._suite_property)
+        if self.gate.failed and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
     @pytest.hookimpl(trylast=True)
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """The tables, and where the document is."""
+        """The tables, where the document is, and the gate's verdict."""
+        self._write_tables(terminalreporter)
+        if self.gate is not None and self.gate.lines:
+            terminalreporter.section("energy gate")
+            for line in self.gate.lines:
+                terminalreporter.write_line(line, red=self.gate.failed and line == self.gate.lines[-1])
+
+    def _write_tables(self, terminalreporter: pytest.TerminalReporter) -> None:
         if self._error is not None:
             terminalreporter.write_line(f"ERROR: {self._error}", red=True)
         campaign = self._finished
@@ -208,6 +244,10 @@ class MeasuringSession:
         """Add the meters."""
         if self._runner is not None:
             output_json["llmenergy"] = benchmark.output(self._runner.environment)
+
+
+def _only_collects(session: pytest.Session) -> bool:
+    return bool(session.config.option.collectonly)
 
 
 def _opening_lines(runner: Runner) -> list[str]:
