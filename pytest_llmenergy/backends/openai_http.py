@@ -33,7 +33,7 @@ class Request:
     """What one call sends; every call sends other prompts."""
 
     work: Work
-    bodies: list[dict[str, Any]]
+    bodies: list[dict[str, Any]]  # of the next call; empty once they were sent
     calls: int = 0
 
 
@@ -45,6 +45,25 @@ class OpenAIBackend:
     def __init__(self, base_url: str, *, timeout_s: float = TIMEOUT_S) -> None:
         self._endpoint = Endpoint(base_url, api_key=os.environ.get("OPENAI_API_KEY"), timeout_s=timeout_s)
 
+    def find(self, model: str) -> None:
+        """Ask the server what it has.
+
+        Raises:
+            RequestError: it is on another machine, is not there, or does not have the model.
+        """
+        self._entry(model)
+
+    def _entry(self, model: str) -> tuple[dict[str, Any], Mapping[str, str]]:
+        if not server_process.is_local(self._endpoint.host):
+            raise RequestError(
+                f"{self._endpoint.host} is not this machine, and energy is metered here. "
+                "Run pytest where the server runs."
+            )
+        try:
+            return _entry(self._endpoint, model)
+        except EngineError as error:
+            raise RequestError(str(error)) from error
+
     def load(self, model: str) -> OpenAIModel:
         """Find a model the server has; nothing is loaded, and how to ask for exact lengths is found out.
 
@@ -52,14 +71,9 @@ class OpenAIBackend:
             RequestError: the server is on another machine, is not there, or does not have the model.
         """
         endpoint = self._endpoint
-        if not server_process.is_local(endpoint.host):
-            raise RequestError(
-                f"{endpoint.host} is not this machine, and energy is metered here. "
-                "Run pytest where the server runs."
-            )
         started_s = time.perf_counter()
+        entry, headers = self._entry(model)
         try:
-            entry, headers = _entry(endpoint, model)
             vocabulary = (entry.get("meta") or {}).get("n_vocab")
             dialect, prompts = negotiate(endpoint, model, vocabulary)
         except EngineError as error:
@@ -192,7 +206,10 @@ class OpenAIModel:
         work = request.work
         pool = self._workers(work.batch_size)
         latch = _Latch(work.batch_size)
-        futures = [pool.submit(self._endpoint.complete, body, latch.one_less) for body in request.bodies]
+        bodies = request.bodies or self._bodies(work, request.calls)
+        request.bodies = []
+        request.calls += 1
+        futures = [pool.submit(self._endpoint.complete, body, latch.one_less) for body in bodies]
         try:
             if on_first_token is not None:
                 for future in futures:
@@ -231,8 +248,8 @@ class OpenAIModel:
                     f"server reports {answer.prompt_tokens} + {answer.completion_tokens} "
                     f"(finish reason {answer.finish_reason!r}; asked by {self._dialect.value})."
                 )
-        request.calls += 1
-        request.bodies = self._bodies(work, request.calls)
+        if not request.bodies:  # outside the window, so that the next call only has to send them
+            request.bodies = self._bodies(work, request.calls)
         return work.batch_size * work.tokens_out
 
     def timings(self, output: list[Answer]) -> dict[str, float]:

@@ -186,6 +186,8 @@ class MeasuringSession:
         """A measured cell has its own line; a dot beside it would only break it."""
         if report.when == "call" and report.passed and report.nodeid in self._energies:
             return "passed", "", "MEASURED"
+        if report.when == "call" and report.skipped and report.nodeid in self._energies:
+            return "skipped", "", "SKIPPED"
         return None
 
     # Afterwards
