@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 BENCH = ROOT / "bench" / "test_token_grid.py"
-PYTEST = ("test_token_grid.py", "-pno:cacheprovider", "-pno:benchmark", "-pno:codspeed")
+PYTEST = ("test_token_grid.py", "-pno:cacheprovider", "-ppytest_llmenergy.plugin")
 REPLAY = """
 schema = "llmenergy.replay/1"
 seed = 5
@@ -77,7 +77,8 @@ class Checkout:
             for name, value in os.environ.items()
             if not name.startswith(("GITHUB_", "PYTEST_", "COV", "LLMENERGY"))
         }
-        return {**clean, "PYTHONPATH": paths, **extra}
+        # Without the other plugins, whose import is most of what a short run costs.
+        return {**clean, "PYTHONPATH": paths, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", **extra}
 
     def ab(self, *options, environment=None, **kwargs):
         return subprocess.run(
@@ -98,57 +99,61 @@ def checkout(tmp_path):
 AXIS = "8,16,32,64,128,256,512,1024,2048"
 
 
-def test_one_cell_of_81_is_found_between_two_commits(checkout):
-    """A true +5 % in one cell of 81 fails that cell alone; the worktrees are gone afterwards."""
+def test_one_cell_of_81_is_found_and_a_lost_one_told(checkout):
+    """Between two commits, a true +5 % in one cell fails it alone, and a cell that is gone is told."""
     checkout.commit()
-    checkout.commit(replay__toml=REPLAY + RISE.format(64, 128))
+    lost = BENCH.read_text().replace(
+        "energy.cell(", "None if (tokens_in, tokens_out) == (16, 8) else energy.cell("
+    )
+    checkout.commit(replay__toml=REPLAY + RISE.format(64, 128), test_token_grid__py=lost)
     done = checkout.ab("--base=HEAD~1", "--head=HEAD", "--json=ab.json", grid=(AXIS, AXIS))
     assert done.returncode == 1, done.stderr
     report = json.loads((checkout.path / "ab.json").read_text())
-    failed = [(c["tokens_in"], c["tokens_out"]) for c in report["cells"] if c["verdict"] == "fail"]
-    assert failed == [(64, 128)]
+    found = {
+        verdict: [(c["tokens_in"], c["tokens_out"]) for c in report["cells"] if c["verdict"] == verdict]
+        for verdict in ("fail", "not-measured", "pass")
+    }
+    assert found["fail"] == [(64, 128)]
+    assert found["not-measured"] == [(16, 8)]
+    assert len(found["pass"]) == 79
     assert report["mode"] == "ab"
+    assert "not-measured  m7b in 16 out 8 batch 32 no-kv: gone from the head" in done.stdout
     assert "False alarms: at most 1.25 % of runs" in done.stdout
     assert "Smallest effect" in done.stdout
+
+
+def test_no_change_passes_and_is_not_measured_twice(checkout):
+    """Equal commits pass; the same command again reads what was measured, and no worktree is left."""
+    checkout.commit()
+    checkout.commit(README="a word more")
+    shim = f"printf '#!/bin/sh\\nexec {sys.executable} \"$@\"\\n' > py && chmod +x py && echo x >> ../times"
+    options = ("--base=HEAD~1", "--head=HEAD", "--setup", shim, "--python=py")
+    first = checkout.ab(*options)
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert "PASS: 4 pass" in first.stdout
+    assert "measured before" not in first.stderr
+    (times,) = (checkout.path / ".llmenergy" / "ab").glob("*/worktrees/times")
+    assert times.read_text() == "x\nx\n"
+    again = checkout.ab(*options)
+    assert again.stdout == first.stdout
+    assert again.stderr.count("measured before") == 6
     listed = subprocess.run(
         ["git", "worktree", "list"], cwd=checkout.path, capture_output=True, text=True, check=True
     )
     assert len(listed.stdout.splitlines()) == 1
 
 
-def test_no_change_passes_and_is_not_measured_twice(checkout):
-    """Two equal commits pass; the same command again reads what was measured."""
+def test_a_comparison_that_died_or_was_interrupted_goes_on(checkout):
+    """A run that dies is named with its log, Ctrl-C says where it stopped; the same command goes on."""
     checkout.commit()
     checkout.commit(README="a word more")
-    first = checkout.ab("--base=HEAD~1", "--head=HEAD")
-    assert first.returncode == 0, first.stdout + first.stderr
-    assert "PASS: 4 pass" in first.stdout
-    assert "measured before" not in first.stderr
-    again = checkout.ab("--base=HEAD~1", "--head=HEAD")
-    assert again.stdout == first.stdout
-    assert again.stderr.count("measured before") == 6
-
-
-def test_a_comparison_that_died_goes_on(checkout):
-    """A run that dies is named with its log; the same command measures only what is missing."""
-    checkout.commit()
-    checkout.commit(README="a word more")
-    died = checkout.ab("--base=HEAD~1", "--head=HEAD", environment={"DIE_AT": "0/1/head"})
+    arms = ("--base=HEAD~1", "--head=HEAD")
+    died = checkout.ab(*arms, environment={"DIE_AT": "0/0/head"})
     assert died.returncode == 2
-    assert "block 2, head: pytest ended with status 9" in died.stderr
+    assert "block 1, head: pytest ended with status 9" in died.stderr
     assert "Traceback" not in died.stderr
-    rest = checkout.ab("--base=HEAD~1", "--head=HEAD")
-    assert rest.returncode == 0, rest.stderr
-    assert rest.stderr.count("measured before") in {2, 3}
-    assert "PASS: 4 pass" in rest.stdout
-
-
-def test_an_interrupted_comparison_goes_on(checkout):
-    """Ctrl-C ends with status 130 and says so; the same command goes on where it stopped."""
-    checkout.commit()
-    checkout.commit(README="a word more")
     process = subprocess.Popen(
-        checkout.command("--base=HEAD~1", "--head=HEAD"),
+        checkout.command(*arms),
         cwd=checkout.path,
         env=checkout.environment(),
         stdout=subprocess.PIPE,
@@ -163,9 +168,10 @@ def test_an_interrupted_comparison_goes_on(checkout):
     _, rest = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "interrupted after 2 of 6 runs; the same command goes on" in rest
-    again = checkout.ab("--base=HEAD~1", "--head=HEAD")
+    again = checkout.ab(*arms)
     assert again.returncode == 0, again.stderr
     assert again.stderr.count("measured before") == 2
+    assert "PASS: 4 pass" in again.stdout
 
 
 def test_two_settings_of_one_checkout(checkout):
@@ -174,27 +180,14 @@ def test_two_settings_of_one_checkout(checkout):
     assert done.returncode == 1, done.stdout + done.stderr
     assert "Compared across kv_cache: base True, head False." in done.stdout
     assert "FAIL: 4 fail" in done.stdout
-    other = checkout.ab("--base-args=--llm-energy-no-kv-cache", "--head-args=--llm-energy-kv-cache")
-    assert other.returncode == 0
-    assert "PASS: 4 pass" in other.stdout
 
 
-def test_a_cell_that_the_head_lost_fails(checkout):
-    """A head whose tests no longer measure a cell is told."""
-    checkout.commit()
-    lost = BENCH.read_text().replace(
-        "energy.cell(", "None if (tokens_in, tokens_out) == (16, 8) else energy.cell("
-    )
-    checkout.commit(test_token_grid__py=lost)
-    done = checkout.ab("--base=HEAD~1", "--head=HEAD")
-    assert done.returncode == 1, done.stderr
-    assert "not-measured  m7b in 16 out 8 batch 32 no-kv: gone from the head" in done.stdout
+OTHER_CELLS = ("--base-args=--llm-energy-tokens-in=8,16", "--head-args=--llm-energy-tokens-in=32,64")
 
 
 def test_a_head_that_measures_other_cells_stops_after_one_block(checkout):
     """Nothing in common: no more blocks are measured, and the status is 1."""
-    checkout.commit()
-    done = checkout.ab("--base-args=--llm-energy-tokens-in=8,16", "--head-args=--llm-energy-tokens-in=32,64")
+    done = checkout.ab(*OTHER_CELLS)
     assert done.returncode == 1, done.stderr
     assert "NOTHING-COMPARED" in done.stdout
     assert "block 2" not in done.stderr
@@ -206,24 +199,12 @@ def test_other_requirements_get_an_environment_of_their_own(checkout):
     where = "import sys\n\ndef pytest_report_header():\n    return 'prefix ' + sys.prefix\n"
     checkout.commit(requirements__txt="click>=8\n", conftest__py=where)
     checkout.commit(requirements__txt="click>=8.1\n")
-    done = checkout.ab("--base=HEAD~1", "--head=HEAD", "--keep-worktrees")
-    assert done.returncode == 0, done.stdout + done.stderr
+    done = checkout.ab("--base=HEAD~1", "--head=HEAD", "--keep-worktrees", *OTHER_CELLS)
+    assert done.returncode == 1, done.stdout + done.stderr
     folder = next((checkout.path / ".llmenergy" / "ab").glob("*/plan.json")).parent
     for arm in ("base", "head"):
         log = (folder / "block-01" / arm / "pytest.log").read_text()
         assert f"prefix {folder / 'worktrees' / arm / '.llmenergy-venv'}" in log
-
-
-def test_a_set_up_command_prepares_each_worktree_once(checkout):
-    """--setup runs in both worktrees, and --python is looked for in them."""
-    checkout.commit()
-    checkout.commit(README="a word more")
-    shim = f"printf '#!/bin/sh\\nexec {sys.executable} \"$@\"\\n' > py && chmod +x py && echo x >> times"
-    done = checkout.ab("--base=HEAD~1", "--head=HEAD", "--setup", shim, "--python=py", "--keep-worktrees")
-    assert done.returncode == 0, done.stdout + done.stderr
-    trees = list((checkout.path / ".llmenergy" / "ab").glob("*/worktrees/*"))
-    assert sorted(tree.name for tree in trees) == ["base", "head"]
-    assert [(tree / "times").read_text() for tree in trees] == ["x\n", "x\n"]
 
 
 @pytest.mark.parametrize(
