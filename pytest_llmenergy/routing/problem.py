@@ -211,14 +211,15 @@ def share_bounds(
         )
     one, all_but_one = (1, queries - 1) if some_each else (0, queries)
     # A whole share of the queries must not be lost to rounding: 0.07 of 100 is 7.000000000000001.
-    lower = [int(np.ceil(least[m] * queries - _SUM_TOLERANCE * queries)) if m in least else one for m in models]
+    lower = [
+        int(np.ceil(least[m] * queries - _SUM_TOLERANCE * queries)) if m in least else one for m in models
+    ]
     upper = [
-        int(np.floor(most[m] * queries + _SUM_TOLERANCE * queries)) if m in most else all_but_one for m in models
+        int(np.floor(most[m] * queries + _SUM_TOLERANCE * queries)) if m in most else all_but_one
+        for m in models
     ]
     if sum(lower) > queries:
-        raise RequestError(
-            f"the least shares sum to {sum(lower)} of {queries} queries. Lower a --min-share."
-        )
+        raise RequestError(f"the least shares sum to {sum(lower)} of {queries} queries. Lower a --min-share.")
     if sum(upper) < queries:
         raise RequestError(
             f"the largest shares sum to {sum(upper)} of {queries} queries. Raise a --max-share."

@@ -63,9 +63,7 @@ def relative_gap(objective: float, dual_bound: float) -> float:
     return (objective - dual_bound) / max(abs(objective), abs(dual_bound))
 
 
-def solve(
-    costs: Floats, counts: Ints, lower: Ints, upper: Ints, *, prices: Floats | None = None
-) -> Solution:
+def solve(costs: Floats, counts: Ints, lower: Ints, upper: Ints, *, prices: Floats | None = None) -> Solution:
     """Find the cheapest assignment with lower[k] <= queries at model k <= upper[k].
 
     Args:
@@ -141,9 +139,7 @@ def _whole_costs(costs: Floats) -> tuple[Ints, float, int | None]:
     return whole, unit, blocked
 
 
-def _settle(
-    whole: Ints, counts: Ints, lower: Ints, upper: Ints, prices: Ints
-) -> tuple[Ints, Ints, int, int]:
+def _settle(whole: Ints, counts: Ints, lower: Ints, upper: Ints, prices: Ints) -> tuple[Ints, Ints, int, int]:
     """Optimal prices and flow with their values: the near ties settled, and more of them until it is proved."""
     models, classes = whole.shape
     best, second, where = two_best(whole, prices)

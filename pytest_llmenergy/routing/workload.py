@@ -158,7 +158,11 @@ def read_workload(path: Path, *, lengths_known: bool = True) -> Workload:
         raise DocumentError(path, f"cannot be read: {_first_line(error)}.", _EXAMPLE) from error
     arrays = {name: classes[name].to_numpy() for name in classes.columns}
     for values in arrays.values():
-        if values.dtype.kind not in "iu" or len(values) and not 0 <= values.min() <= values.max() <= _MOST_TOKENS:
+        if (
+            values.dtype.kind not in "iu"
+            or len(values)
+            and not 0 <= values.min() <= values.max() <= _MOST_TOKENS
+        ):
             _refuse_bad_row(path, lengths_known=lengths_known)
             break
     if not len(classes) or not int(arrays[COUNT].sum()):
