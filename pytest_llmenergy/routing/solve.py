@@ -81,7 +81,8 @@ def solve(costs: Floats, counts: Ints, lower: Ints, upper: Ints, *, prices: Floa
     lower, upper = np.asarray(lower, np.int64), np.asarray(upper, np.int64)
     whole, unit, blocked = _whole_costs(costs)
     start = np.zeros(len(whole)) if prices is None else np.asarray(prices, np.float64)
-    start = np.rint(near_prices(costs, counts, lower, upper, start) / unit).astype(np.int64)
+    dear = costs if blocked is None else np.where(np.isfinite(costs), costs, blocked * unit)
+    start = np.rint(near_prices(dear, counts, lower, upper, start) / unit).astype(np.int64)
     whole_prices, flow, value, bound = _settle(whole, counts, lower, upper, start)
     if blocked is not None and flow[whole >= blocked].any():
         raise InfeasibleError("some queries can go to no model that still has room for them.")

@@ -73,7 +73,7 @@ def test_bounds_replace_equation_3_where_given():
         ({"exact": {"a": 0.5, "x": 0.5}}, "--share x: no such model"),
         ({"least": {"a": 1.2}}, "between 0 and 1"),
         ({"least": {"a": float("nan")}}, "between 0 and 1"),
-        ({"least": {"a": 0.6, "b": 0.6}}, "least shares sum"),
+        ({"least": {"a": 0.6, "b": 0.6}}, "cannot give each of 3 models its least"),
         ({"most": {"a": 0.1, "b": 0.1, "c": 0.1}}, "largest shares sum"),
         ({"least": {"a": 0.5}, "most": {"a": 0.1}}, "above --max-share"),
         ({"exact": {"a": 0.5, "b": 0.3, "c": 0.2}, "least": {"a": 0.1}}, "leave --min-share"),
@@ -87,7 +87,7 @@ def test_shares_that_make_no_sense_are_refused(arguments, words):
 
 def test_too_few_queries_for_equation_3_are_refused():
     """Two queries cannot give three models one each."""
-    with pytest.raises(RequestError, match="cannot give each of 3 models one"):
+    with pytest.raises(RequestError, match="cannot give each of 3 models its least"):
         share_bounds(NAMES, 2)
 
 
