@@ -131,12 +131,12 @@ def test_latency_drops_pairs_and_stays_exact(hosts, workload):
 
 def test_latency_and_shares_that_conflict_are_named(hosts, workload):
     """Those two constraints and no other, with how many queries the model could serve."""
-    bounds = share_bounds(NAMES, workload.queries, exact={"small": 0.1, "medium": 0.1, "large": 0.8})
+    bounds = share_bounds(NAMES, workload.queries, exact={"small": 0.05, "medium": 0.05, "large": 0.9})
     problem = make_problem(hosts, workload, bounds, latency_s=5.0)
     with pytest.raises(InfeasibleError):
         plan_at(problem, 0.5)
     message = explain_infeasible(problem)
-    assert "at least 240 of 300 queries to large" in message
+    assert "at least 270 of 300 queries to large" in message
     assert "--latency-at-most" in message
     assert "to small" not in message
     possible = int(workload.counts[problem.allowed[2]].sum())
