@@ -50,7 +50,9 @@ def plan_at(problem: Problem, zeta: float, *, prices: NDArray[np.float64] | None
     """
     check_zeta(zeta)
     start_s = time.perf_counter()
-    solution = solve(problem.costs(zeta), problem.workload.counts, problem.lower, problem.upper, prices=prices)
+    solution = solve(
+        problem.costs(zeta), problem.workload.counts, problem.lower, problem.upper, prices=prices
+    )
     solve_s = time.perf_counter() - start_s
     return Point(zeta=zeta, solution=solution, totals=problem.totals(solution.flow), solve_s=solve_s)
 

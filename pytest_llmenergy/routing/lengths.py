@@ -56,9 +56,7 @@ def learn_lengths(history: Workload, *, least_queries: int = _LEAST_QUERIES) -> 
         counts = np.bincount(where, history.counts[start:end])
         outs.append(lengths)
         chances.append(counts / counts.sum())
-    return OutputLengths(
-        first_tokens_in=history.tokens_in[edges], outs=tuple(outs), chances=tuple(chances)
-    )
+    return OutputLengths(first_tokens_in=history.tokens_in[edges], outs=tuple(outs), chances=tuple(chances))
 
 
 def blind_problem(

@@ -81,7 +81,9 @@ def check_limits(limits: Limits, hosts: Sequence[Host]) -> None:
         if limits.gpu_budget < 1:
             raise RequestError(f"--gpu-budget {limits.gpu_budget}: give at least one GPU.")
         if limits.horizon_s is None or not limits.horizon_s > 0:
-            raise RequestError("--gpu-budget needs --horizon: the seconds within which the workload is served.")
+            raise RequestError(
+                "--gpu-budget needs --horizon: the seconds within which the workload is served."
+            )
     elif limits.horizon_s is not None:
         raise RequestError("--horizon says nothing without --gpu-budget. Give both, or neither.")
 
@@ -186,7 +188,9 @@ def explain_infeasible(problem: Problem) -> str:
     latency = "--latency-at-most"
     nowhere = ~allowed.any(axis=0)
     if nowhere.any():
-        return f"{latency} leaves {int(counts[nowhere].sum())} of {queries} queries no model at all. Relax it."
+        return (
+            f"{latency} leaves {int(counts[nowhere].sum())} of {queries} queries no model at all. Relax it."
+        )
 
     def feasible(labels: frozenset[str]) -> bool:
         lower, upper = np.zeros(len(allowed), np.int64), np.full(len(allowed), queries)

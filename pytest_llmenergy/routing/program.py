@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
     Ints = NDArray[np.int64]
 
-_MOST_VARIABLES = 60_000  # of the relaxation: PuLP needs some 20 us each to build; more classes share variables
+_MOST_VARIABLES = (
+    60_000  # of the relaxation: PuLP needs some 20 us each to build; more classes share variables
+)
 _NEAR_TIES = 64  # classes of the first integer program
 _GROWTH = 4
 _MOST_NEAR_TIES = 4_096
@@ -145,7 +147,9 @@ def _relax(program: ClassProgram) -> tuple[Floats, Ints] | None:
     instances = np.zeros(0, np.int64)
     if hosted is not None:
         # Whole instances first: then their capacities are known, and the rest is linear again.
-        status = pulp_solver.solve(model, pulp_solver.open_solver("highs", time_limit_s=_WHOLE_S, gap_rel=1e-6))
+        status = pulp_solver.solve(
+            model, pulp_solver.open_solver("highs", time_limit_s=_WHOLE_S, gap_rel=1e-6)
+        )
         if status != "optimal":
             return None
         instances = np.array([round(h.varValue) for h in hosted], np.int64)

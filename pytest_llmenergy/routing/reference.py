@@ -5,6 +5,7 @@ Equations 2 to 5 of Wilkins, Keshav and Mortier (HotCarbon'24). It is what the q
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -113,4 +114,5 @@ def write_lp(program: Any, path: Path) -> None:
             f"cannot write {path} ({error.strerror}). Choose another place, or mend its permissions."
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a folder that is none has been complained of
+            temporary.unlink()

@@ -49,7 +49,9 @@ class Router:
     hold for the queries that come and not only on average.
     """
 
-    def __init__(self, hosts: Sequence[Host], policy: Policy, *, lengths: OutputLengths | None = None) -> None:
+    def __init__(
+        self, hosts: Sequence[Host], policy: Policy, *, lengths: OutputLengths | None = None
+    ) -> None:
         self.models = tuple(host.name for host in hosts)
         self._hosts = tuple(hosts)
         self._policy = policy

@@ -63,9 +63,7 @@ def relative_gap(objective: float, dual_bound: float) -> float:
     return (objective - dual_bound) / max(abs(objective), abs(dual_bound))
 
 
-def solve(
-    costs: Floats, counts: Ints, lower: Ints, upper: Ints, *, prices: Floats | None = None
-) -> Solution:
+def solve(costs: Floats, counts: Ints, lower: Ints, upper: Ints, *, prices: Floats | None = None) -> Solution:
     """Find the cheapest assignment with lower[k] <= queries at model k <= upper[k].
 
     Args:
@@ -83,7 +81,8 @@ def solve(
     lower, upper = np.asarray(lower, np.int64), np.asarray(upper, np.int64)
     whole, unit, blocked = _whole_costs(costs)
     start = np.zeros(len(whole)) if prices is None else np.asarray(prices, np.float64)
-    start = np.rint(near_prices(costs, counts, lower, upper, start) / unit).astype(np.int64)
+    dear = costs if blocked is None else np.where(np.isfinite(costs), costs, blocked * unit)
+    start = np.rint(near_prices(dear, counts, lower, upper, start) / unit).astype(np.int64)
     whole_prices, flow, value, bound = _settle(whole, counts, lower, upper, start)
     if blocked is not None and flow[whole >= blocked].any():
         raise InfeasibleError("some queries can go to no model that still has room for them.")
@@ -141,9 +140,7 @@ def _whole_costs(costs: Floats) -> tuple[Ints, float, int | None]:
     return whole, unit, blocked
 
 
-def _settle(
-    whole: Ints, counts: Ints, lower: Ints, upper: Ints, prices: Ints
-) -> tuple[Ints, Ints, int, int]:
+def _settle(whole: Ints, counts: Ints, lower: Ints, upper: Ints, prices: Ints) -> tuple[Ints, Ints, int, int]:
     """Optimal prices and flow with their values: the near ties settled, and more of them until it is proved."""
     models, classes = whole.shape
     best, second, where = two_best(whole, prices)
