@@ -18,12 +18,11 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "doubles"))
-
-from tests.doubles.noisy_machine import NoisyMachine, cells
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from pytest_llmenergy.analysis.gate import Mode, Rules, RunVerdict, compare_sessions
 from pytest_llmenergy.analysis.gate.looks import Looks
+from tests.doubles.noisy_machine import NoisyMachine, cells
 
 MACHINES = {
     f"trials {trial:.1%}, sessions {session:.0%}": NoisyMachine(trial=trial, session=session)

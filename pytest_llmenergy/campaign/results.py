@@ -18,11 +18,14 @@ import msgspec
 from pytest_llmenergy import accounting, student_t
 from pytest_llmenergy.errors import DocumentError, RequestError
 from pytest_llmenergy.records import (
+    PHASES,
     RESULTS_SCHEMA,
     Campaign,
     CellRecord,
     DomainEnergy,
     ModelRecord,
+    Phase,
+    PhaseSummary,
     Provenance,
     Summary,
     Trial,
@@ -69,7 +72,8 @@ def summarise(trials: Sequence[Trial], *, tokens_generated: int | None, confiden
     bounds = [
         s.bound_j / abs(s.energy_j) for s in sums if s is not None and s.bound_j is not None and s.energy_j
     ]
-    return summary_of(
+    timed = [trial for trial in trials if trial.counts or trial.excluded == PHASES]
+    summary = summary_of(
         [trial.runtime_s for trial in counted],
         {metric: [energy_of(trial, metric) for trial in counted] for metric in ENERGY_METRICS},
         basis=basis,
@@ -87,6 +91,38 @@ def summarise(trials: Sequence[Trial], *, tokens_generated: int | None, confiden
         ),
         tokens_generated=tokens_generated,
         confidence=confidence,
+    )
+    return msgspec.structs.replace(
+        summary,
+        ttft_s=student_t.mean([trial.ttft_s for trial in timed if trial.ttft_s is not None]),
+        tpot_s=student_t.mean([trial.tpot_s for trial in timed if trial.tpot_s is not None]),
+        phases=_phases([phase for trial in timed for phase in trial.phases]),
+    )
+
+
+def _phases(phases: Sequence[Phase]) -> tuple[PhaseSummary, ...]:
+    """The means of prefill and of decode."""
+    groups: dict[str, list[Phase]] = {}
+    for phase in phases:
+        groups.setdefault(phase.name, []).append(phase)
+    return tuple(_phase(name, group) for name, group in groups.items())
+
+
+def _phase(name: str, phases: Sequence[Phase]) -> PhaseSummary:
+    # A phase has a runtime and domains as a trial has, so its sums are a trial's sums.
+    as_trials = [
+        Trial(index=index, runtime_s=phase.runtime_s, domains=phase.domains)
+        for index, phase in enumerate(phases)
+    ]
+    summary = summarise(as_trials, tokens_generated=None)
+    return PhaseSummary(
+        name=name,
+        trials=len(phases),
+        runtime_s=summary.runtime_s or 0.0,
+        energy_j=summary.energy_j,
+        gpu_energy_j=summary.gpu_energy_j,
+        cpu_energy_j=summary.cpu_energy_j,
+        provenance=summary.provenance,
     )
 
 

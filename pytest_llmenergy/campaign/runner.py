@@ -29,11 +29,13 @@ from pytest_llmenergy.campaign.results import (
     write_atomically,
     write_results,
 )
-from pytest_llmenergy.campaign.trials import Trials, Warmup, run_trials
+from pytest_llmenergy.campaign.trials import Split, Trials, Warmup, run_trials
 from pytest_llmenergy.environment import differences, system_name
-from pytest_llmenergy.errors import RequestError
+from pytest_llmenergy.errors import DoesNotFitError, RequestError
 from pytest_llmenergy.meters.idle import Idle, drift, measure_idle
+from pytest_llmenergy.meters.machine import adopt
 from pytest_llmenergy.records import (
+    DOES_NOT_FIT,
     Campaign,
     Cell,
     CellRecord,
@@ -133,6 +135,7 @@ class Runner:
         self._observer: Observer = observer or Silent()
         self._backend: Backend | None = None
         self._loaded: tuple[str, LoadedModel] | None = None
+        self._unfit: dict[str, DoesNotFitError] = {}
         self._fresh = False  # a model was loaded and has not been called yet
         self._models: dict[str, ModelRecord] = {}
         self._cells: dict[tuple[Any, ...], CellRecord] = {}
@@ -198,6 +201,7 @@ class Runner:
         batch_size: int | None = None,
         kv_cache: bool | None = None,
         test: str | None = None,
+        details: dict[str, Any] | None = None,
     ) -> CellRecord:
         """Measure one cell of the paper's experiment, or return its record if the campaign has it.
 
@@ -208,6 +212,7 @@ class Runner:
             batch_size: sequences; the campaign's where None.
             kv_cache: whether keys and values are kept between steps; the campaign's where None.
             test: the test that asked.
+            details: kept with the cell's record.
 
         Raises:
             RequestError: the model cannot do it; nothing was measured.
@@ -226,7 +231,7 @@ class Runner:
         )
         key = (model, tokens_in, tokens_out, batch_size, kv_cache)
         if key not in self._cells:
-            self._cells[key] = self._measure_cell(model, work, test)
+            self._cells[key] = self._measure_cell(model, work, test, details or {})
         return self._cells[key]
 
     def has_cell(self, model: str, tokens_in: int, tokens_out: int) -> bool:
@@ -239,23 +244,21 @@ class Runner:
             self.settings.kv_cache,
         ) in self._cells
 
-    def _measure_cell(self, model: str, work: Work, test: str | None) -> CellRecord:
+    def _measure_cell(self, model: str, work: Work, test: str | None, details: dict[str, Any]) -> CellRecord:
         place = Place(model, work.tokens_in, work.tokens_out)
-        loaded = self._load(model)
+        try:
+            loaded = self._load(model)
+        except DoesNotFitError as error:
+            return self._without_room(self._cell(model, work, None), error, test, details)
         warning = loaded.check(work)
         if warning:
             self._observer.notice(warning)
-        cell = Cell(
-            model=model,
-            system=self.settings.system or loaded.system or system_name(self.environment),
-            n_gpus=loaded.n_gpus,
-            batch_size=work.batch_size,
-            kv_cache=work.kv_cache,
-            tokens_in=work.tokens_in,
-            tokens_out=work.tokens_out,
-        )
+        cell = self._cell(model, work, loaded)
         self._observer.begins(place)
-        request = loaded.prepare(work)
+        try:
+            request = loaded.prepare(work)
+        except DoesNotFitError as error:
+            return self._without_room(cell, error, test, details)
         warmups = (*((Warmup(first_after_load=True),) if self._fresh else ()), Warmup())
         self._fresh = False
         seen: list[Trials] = []
@@ -274,19 +277,65 @@ class Runner:
                 warmups=warmups,
                 window_error=self.settings.window_error,
                 on_trial=note,
+                account=lambda output, runtime_s: {
+                    **loaded.timings(output),
+                    **_of_trial(loaded.account(work, runtime_s)),
+                },
+                split=Split(
+                    trials=self.settings.phases if work.tokens_out > 1 else 0,
+                    call=lambda mark: loaded.generate(request, on_first_token=mark),
+                    decode_steps=work.tokens_out - 1,
+                ),
             )
+        except DoesNotFitError as error:
+            return self._without_room(cell, error, test, details, seen[0] if seen else None)
         except BaseException as error:
             if seen:
                 reason = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
                 seen[0].error = f"{type(error).__name__}: {error}"
-                self._interrupted = self._record(cell, seen[0], seen[0].stopped(reason), test)
+                self._interrupted = self._record(cell, seen[0], seen[0].stopped(reason), test, details)
             raise
-        record = self._record(cell, trials, trials.stop, test)
+        record = self._record(cell, trials, trials.stop, test, details)
+        if record.summary is not None and record.summary.runtime_s and trials.error is None:
+            physics = loaded.account(work, record.summary.runtime_s)
+            record = msgspec.structs.replace(record, details={**record.details, **physics})
+        return self._keep(place, record)
+
+    def _cell(self, model: str, work: Work, loaded: LoadedModel | None) -> Cell:
+        system = None if loaded is None else loaded.system
+        return Cell(
+            model=model,
+            system=self.settings.system or system or system_name(self.environment),
+            n_gpus=None if loaded is None else loaded.n_gpus,
+            batch_size=work.batch_size,
+            kv_cache=work.kv_cache,
+            tokens_in=work.tokens_in,
+            tokens_out=work.tokens_out,
+        )
+
+    def _without_room(
+        self,
+        cell: Cell,
+        error: DoesNotFitError,
+        test: str | None,
+        details: dict[str, Any],
+        trials: Trials | None = None,
+    ) -> CellRecord:
+        """Keep a cell that does not fit with its sizes; the campaign goes on."""
+        trials = trials or Trials(self.settings.rule)
+        trials.error = str(error)
+        sizes = {"needed_b": error.needed_b, "available_b": error.available_b}
+        record = self._record(cell, trials, trials.stopped(DOES_NOT_FIT), test, {**details, **sizes})
+        return self._keep(Place(cell.model, cell.tokens_in, cell.tokens_out), record)
+
+    def _keep(self, place: Place, record: CellRecord) -> CellRecord:
         self._journal.append(CellDone(record=record))
         self._observer.ends(place, record)
         return record
 
-    def _record(self, cell: Cell, trials: Trials, stop: Any, test: str | None) -> CellRecord:
+    def _record(
+        self, cell: Cell, trials: Trials, stop: Any, test: str | None, details: dict[str, Any]
+    ) -> CellRecord:
         record = CellRecord(
             **msgspec.structs.asdict(cell),
             trials=tuple(trials.trials),
@@ -298,6 +347,7 @@ class Runner:
             ),
             error=trials.error,
             test=test,
+            details=details,
         )
         return with_net(record, self._models.get(cell.model))
 
@@ -307,11 +357,18 @@ class Runner:
         if self._loaded is not None and self._loaded[0] == model:
             return self._loaded[1]
         self._unload()
+        if model in self._unfit:
+            raise self._unfit[model]
         self._observer.loading(model)
         if self._backend is None:
             self._backend = self._open_backend()
         started_s = time.perf_counter()
-        loaded = self._backend.load(model)
+        try:
+            loaded = self._backend.load(model)
+        except DoesNotFitError as error:
+            self._unfit[model] = error  # nor will it for the next cell
+            raise
+        adopt(loaded.pids)
         record = msgspec.structs.replace(loaded.record, load_s=time.perf_counter() - started_s)
         self._loaded = (model, loaded)
         self._fresh = True
@@ -328,6 +385,7 @@ class Runner:
                 if at_rest and not self._fresh:
                     self._measure_idle(model, "after")
             finally:
+                adopt(())
                 loaded.close()
 
     def _measure_idle(self, model: str, when: str) -> None:
@@ -450,6 +508,11 @@ class Runner:
                 content = self._meters.trace.parquet(since_s=self._meters.opened_s)
                 write_atomically(self.settings.folder / TRACE_NAME, content)
         return campaign
+
+
+def _of_trial(physics: dict[str, Any]) -> dict[str, Any]:
+    """What of a call's physics differs from trial to trial; the rest stands in the cell once."""
+    return {name: physics[name] for name in ("flops_per_s", "mfu") if physics.get("mfu") is not None}
 
 
 def _key_of(cell: CellRecord) -> tuple[Any, ...]:

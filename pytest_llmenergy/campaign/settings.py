@@ -28,6 +28,11 @@ class Settings:
     trace: bool = False
     rule: StopRule = field(default_factory=StopRule)
     seed: int = 0
+    base_url: str | None = None  # of a server that has the models; else they are loaded here
+    dtype: str | None = None
+    device: str | None = None
+    offload: bool = False
+    phases: int = 0  # trials a cell that are split into prefill and decode, beside those that count
     system: str | None = None
     results: Path | None = None
     resume: bool = False
@@ -63,5 +68,10 @@ class Settings:
             "idle_s": self.idle_s,
             "stopping": asdict(self.rule),
             "seed": self.seed,
+            "base_url": self.base_url,
+            "dtype": self.dtype,
+            "device": self.device,
+            "offload": self.offload,
+            "phases": self.phases,
             "system": self.system,
         }

@@ -6,6 +6,7 @@ disturbed is repeated; where the disturbance does not end, it is the condition o
 
 from __future__ import annotations
 
+import contextlib
 import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
@@ -17,7 +18,7 @@ from pytest_llmenergy.campaign.results import energy_basis, energy_of
 from pytest_llmenergy.campaign.stopping import describe
 from pytest_llmenergy.errors import WrongWorkError
 from pytest_llmenergy.meters.counters import TOO_SHORT
-from pytest_llmenergy.records import DomainEnergy, Provenance, Stop, Trial
+from pytest_llmenergy.records import PHASES, DomainEnergy, Phase, Provenance, Stop, Trial
 from pytest_llmenergy.units import format_percent
 
 if TYPE_CHECKING:
@@ -90,6 +91,15 @@ class OnTrial(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Split:
+    """Trials that are split into prefill and decode, after those that count and beside them."""
+
+    trials: int
+    call: Callable[[Callable[[], None]], Any]  # the same work; calls its argument at the first token
+    decode_steps: int  # tokens a sequence gets after its first
+
+
 def run_trials(
     call: Callable[[], Any],
     *,
@@ -99,6 +109,8 @@ def run_trials(
     warmups: Sequence[Warmup] = (),
     window_error: float | None = None,
     on_trial: OnTrial,
+    account: Callable[[Any, float], dict[str, Any]] | None = None,
+    split: Split | None = None,
 ) -> Trials:
     """Measure a call until the rule says so.
 
@@ -114,8 +126,11 @@ def run_trials(
         window_error: a window holds so many calls that the meters' error bound is below this share of its
             energy; None: always one.
         on_trial: told of every trial as soon as it is there.
+        account: what a call's result and runtime say beside its tokens: `ttft_s`, `tpot_s`, and details of
+            the trial; raises WrongWorkError.
+        split: more trials, split into phases; they do not count, since the mark disturbs them.
     """
-    measuring = _Measuring(Trials(rule), call, meters, verify, on_trial, window_error)
+    measuring = _Measuring(Trials(rule), call, meters, verify, on_trial, account, window_error)
     cell = measuring.cell
     for warmup in warmups:
         measuring.one(warmup)
@@ -126,6 +141,9 @@ def run_trials(
         if not cell.tolerates_disturbance and _is_always_disturbed(cell):
             cell.tolerate_disturbance()
         cell.stop = cell.stop or rule.decide(*cell.figures()) or _given_up(cell)
+    if split is not None and cell.error is None:
+        for _ in range(split.trials):
+            measuring.in_phases(split)
     return cell
 
 
@@ -136,6 +154,7 @@ class _Measuring:
     meters: Meters
     verify: Callable[[Any], int | None]
     on_trial: OnTrial
+    account: Callable[[Any, float], dict[str, Any]] | None
     window_error: float | None
     repetitions: int = 1
 
@@ -144,15 +163,47 @@ class _Measuring:
         repetitions = 1 if warmup is not None else self.repetitions
         with self.meters.window() as window:
             outputs = [self.call() for _ in range(repetitions)]
+        how = {"warmup": warmup is not None, "first_after_load": _is_first(warmup)}
+        self._note(outputs, window, how)
+
+    def in_phases(self, split: Split) -> None:
+        """Measure one trial in two windows that meet at the first token, and note it."""
+        decode: list[Window] = []
+        with self.meters.window() as whole, contextlib.ExitStack() as stack:
+            prefill = stack.enter_context(self.meters.window("prefill"))
+
+            def at_first_token() -> None:
+                stack.close()  # waits for the GPU, and ends the window
+                decode.append(stack.enter_context(self.meters.window("decode")))
+
+            output = split.call(at_first_token)
+        found: dict[str, Any] = {
+            "excluded": PHASES,
+            "phases": tuple(_phase(window) for window in (prefill, *decode)),
+            "ttft_s": prefill.runtime_s,
+        }
+        if decode and split.decode_steps and decode[0].runtime_s is not None:
+            found["tpot_s"] = decode[0].runtime_s / split.decode_steps
+        self._note([output], whole, found)
+
+    def _note(self, outputs: list[Any], window: Window, found: dict[str, Any]) -> None:
+        """Count what the calls of a window did, and note the trial."""
         tokens, wrong = None, None
+        repetitions = len(outputs)
         try:
             for output in outputs:
                 tokens = self.verify(output)
+                if self.account is not None and window.runtime_s is not None:
+                    details = self.account(output, window.runtime_s / repetitions)
+                    for name in ("ttft_s", "tpot_s"):
+                        if name in details:
+                            found[name] = details.pop(name)
+                    found["details"] = details
         except WrongWorkError as error:
             wrong = str(error)
-        del outputs
-        trial = _trial(len(self.cell.trials), window, repetitions, tokens, warmup)
-        trial = msgspec.structs.replace(trial, excluded=wrong or self._why_not(trial))
+        outputs.clear()
+        trial = _trial(len(self.cell.trials), window, repetitions, tokens, found)
+        trial = msgspec.structs.replace(trial, excluded=wrong or trial.excluded or self._why_not(trial))
         self.cell.trials.append(trial)
         if wrong is not None:
             self.cell.error = wrong
@@ -173,6 +224,14 @@ class _Measuring:
         if lost is None and trial.flags and not trial.warmup and not self.cell.tolerates_disturbance:
             return _DISTURBED + "; ".join(trial.flags)
         return lost
+
+
+def _is_first(warmup: Warmup | None) -> bool:
+    return warmup is not None and warmup.first_after_load
+
+
+def _phase(window: Window) -> Phase:
+    return Phase(name=window.label, runtime_s=window.runtime_s or 0.0, domains=window.domains)
 
 
 def bound_rel(domains: Sequence[DomainEnergy]) -> float | None:
@@ -206,7 +265,7 @@ def repetitions_for(trial: Trial, window_error: float) -> int:
     return max(trial.repetitions, min(wanted, _GROWTH * trial.repetitions, most))
 
 
-def _trial(index: int, window: Window, repetitions: int, tokens: int | None, warmup: Warmup | None) -> Trial:
+def _trial(index: int, window: Window, repetitions: int, tokens: int | None, found: dict[str, Any]) -> Trial:
     """One call's figures: the window's over the calls it held."""
     domains = window.domains
     if window.runtime_s is None:
@@ -215,13 +274,12 @@ def _trial(index: int, window: Window, repetitions: int, tokens: int | None, war
         index=index,
         runtime_s=window.runtime_s / repetitions,
         domains=tuple(_per_call(part, repetitions) for part in domains),
-        warmup=warmup is not None,
-        first_after_load=warmup is not None and warmup.first_after_load,
         repetitions=repetitions,
         tokens_generated=tokens,
         started_s=window.started_s,
         flags=window.flags,
         meter_cpu_s=None if window.meter_cpu_s is None else window.meter_cpu_s / repetitions,
+        **found,
     )
 
 

@@ -173,8 +173,7 @@ def across_tables(lines: Sequence[Across]) -> Iterator[Table | str]:
     for line in lines:
         unit = "s" if line.metric == "runtime_s" else "J"
         table = plain_table(
-            f"{METRIC_NAMES[line.metric]} per token across models on {line.system}, "
-            f"batch {line.batch_size}",
+            f"{METRIC_NAMES[line.metric]} per token across models on {line.system}, batch {line.batch_size}",
             "model",
             "active",
             "all",

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
+    from pytest_llmenergy.analysis.gate.budget import BudgetOutcome
     from pytest_llmenergy.analysis.gate.verdicts import CellOutcome, GateReport, Outcome
     from pytest_llmenergy.records import Cell
 
@@ -51,8 +52,7 @@ def summary_lines(report: GateReport) -> list[str]:
     ]
     if report.false_alarm_rate > 0:
         lines.append(
-            f"False alarms: at most {percent(report.false_alarm_rate):g} % of runs where nothing has "
-            "changed."
+            f"False alarms: at most {percent(report.false_alarm_rate):g} % of runs where nothing has changed."
         )
     if report.smallest_effect is not None:
         cell = report.smallest_cell_effect
@@ -255,3 +255,24 @@ def _command(kind: str, title: str, text: str) -> str:
     for character, escape in (("%", "%25"), ("\r", "%0D"), ("\n", "%0A")):
         text = text.replace(character, escape)
     return f"::{kind} title={title}::{text}"
+
+
+def budget_lines(outcomes: Iterable[BudgetOutcome]) -> list[str]:
+    """Budgets beside what was measured, for a terminal of 80 columns."""
+    table = plain_table("budgets, J per generated token", "model", "budget", "dearest cell", "", left=1)
+    broken = []
+    for outcome in outcomes:
+        budget = outcome.budget
+        table.add_row(
+            budget.model,
+            format_energy(budget.max_energy_j_per_token),
+            format_energy(outcome.energy_j_per_token),
+            "over"
+            if outcome.broken and outcome.cell is not None
+            else "not measured"
+            if outcome.broken
+            else "kept",
+        )
+        if outcome.broken and outcome.cell is not None:
+            broken.append(f"over budget: {outcome.cell.label}")
+    return [*render([table]), *broken]

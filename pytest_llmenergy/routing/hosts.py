@@ -42,6 +42,11 @@ class Host:
         """GPUs of one instance; None where the fit does not say."""
         return self.energy.n_gpus
 
+    @property
+    def runtime_batch(self) -> int:
+        """Sequences of one call of the runtime's fit."""
+        return (self.runtime.batch_size if self.runtime is not None else None) or 1
+
     def energy_of(self, tokens_in: Ints, tokens_out: Ints) -> Floats:
         """J of one query; an unclipped prediction, which the paper's form lets fall below 0."""
         return self.energy.predict(tokens_in, tokens_out).mean / (self.energy.batch_size or 1)
@@ -50,7 +55,7 @@ class Host:
         """s of an instance's time that one query takes; None without a fit of the runtime."""
         if self.runtime is None:
             return None
-        return self.runtime.predict(tokens_in, tokens_out).mean / (self.runtime.batch_size or 1)
+        return self.runtime.predict(tokens_in, tokens_out).mean / self.runtime_batch
 
     def call_s_of(self, tokens_in: Ints, tokens_out: Ints) -> Floats:
         """s that a query waits for its call."""

@@ -50,6 +50,12 @@ class Problem:
     negative_pairs: int = 0  # queries times models whose predicted energy was below 0, counted as 0
     outside: int = 0  # queries beyond the token counts some model was fitted on
     allowed: NDArray[np.bool_] | None = None  # pairs that may be; None: all
+    expected_tokens: Floats | None = None  # (C,), where tokens_out is not known
+
+    @property
+    def tokens(self) -> Floats:
+        """tokens_in + tokens_out of one query of each class, (C,)."""
+        return self.workload.tokens.astype(float) if self.expected_tokens is None else self.expected_tokens
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -69,11 +75,11 @@ class Problem:
     @property
     def accuracy_scale(self) -> float:
         """The largest a_K of any pair (equation 1)."""
-        return float(self.accuracies.max() * self.workload.tokens.max()) or 1.0
+        return float(self.accuracies.max() * self.tokens.max()) or 1.0
 
     def accuracy_values(self) -> Floats:
         """a_K (equation 1) of every pair, normalised."""
-        return np.multiply.outer(self.accuracies / self.accuracy_scale, self.workload.tokens.astype(float))
+        return np.multiply.outer(self.accuracies / self.accuracy_scale, self.tokens)
 
     def costs(self, zeta: float) -> Floats:
         """Equation 2: what sending one query of each class to each model adds to the objective."""
@@ -82,7 +88,7 @@ class Problem:
 
     def totals(self, flow: Ints) -> Totals:
         """Energy, runtime and accuracy of an assignment (K, C)."""
-        weight = flow @ self.workload.tokens
+        weight = flow @ self.tokens
         tokens = weight.sum()
         return Totals(
             energy_j=float(np.vdot(flow, self.energy_j)),
@@ -93,7 +99,7 @@ class Problem:
 
     def objective(self, totals: Totals, zeta: float) -> float:
         """Equation 2 of an assignment, by its totals."""
-        value = totals.accuracy * float(self.workload.tokens @ self.workload.counts)
+        value = totals.accuracy * float(self.tokens @ self.workload.counts)
         return zeta * totals.energy_j / self.energy_scale_j - (1 - zeta) * value / self.accuracy_scale
 
 

@@ -10,7 +10,7 @@ Arrays of costs are (K, C): a row a model, a column a class of equal queries.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 

@@ -6,7 +6,7 @@ classes have to be in one place, and however long the workload they are few.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +37,7 @@ class Workload:
     tokens_out: Ints
     counts: Ints
     path: Path | None = None  # where the queries are, in their order
+    lengths_known: bool = True  # else tokens_out is not looked at, and 0 here
 
     @property
     def queries(self) -> int:
@@ -93,16 +94,18 @@ def _polars() -> Any:
     return require("polars", feature="reading a workload", extra="routing")
 
 
-def scan(path: Path) -> pl.LazyFrame:
+def scan(path: Path, *, lengths_known: bool = True) -> pl.LazyFrame:
     """The workload's columns, unread: tokens_in, tokens_out and, where there is one, count.
+
+    Where the lengths of the answers are not known, tokens_out is 0, whatever the file says.
 
     Raises:
         DocumentError: the file is missing, empty, of another kind, or lacks a column.
     """
-    return _scan(path, _polars().Int64)
+    return _scan(path, _polars().Int64, lengths_known=lengths_known)
 
 
-def _scan(path: Path, dtype: Any) -> pl.LazyFrame:
+def _scan(path: Path, dtype: Any, *, lengths_known: bool) -> pl.LazyFrame:
     polars = _polars()
     if not path.is_file():
         raise DocumentError(path, "there is no such file.", _EXAMPLE)
@@ -120,8 +123,10 @@ def _scan(path: Path, dtype: Any) -> pl.LazyFrame:
     except (polars.exceptions.PolarsError, OSError) as error:
         raise DocumentError(path, f"cannot be read: {_first_line(error)}.", _EXAMPLE) from error
     for name in COLUMNS:
-        if name not in names:
+        if name not in names and (lengths_known or name != "tokens_out"):
             raise DocumentError(path, f"has no column {name!r}.", _EXAMPLE)
+    if not lengths_known:
+        frame = frame.with_columns(tokens_out=polars.lit(0, dtype))
     return frame.select(*COLUMNS, *([COUNT] if COUNT in names else []))
 
 
@@ -138,7 +143,7 @@ def count_classes(frame: pl.LazyFrame) -> pl.DataFrame:
     return grouped.collect(engine="streaming")
 
 
-def read_workload(path: Path) -> Workload:
+def read_workload(path: Path, *, lengths_known: bool = True) -> Workload:
     """Read a workload's classes from CSV or Parquet (by its ending), however long it is.
 
     Raises:
@@ -147,27 +152,25 @@ def read_workload(path: Path) -> Workload:
     """
     polars = _polars()
     try:
-        classes = count_classes(scan(path))
+        classes = count_classes(scan(path, lengths_known=lengths_known))
     except polars.exceptions.PolarsError as error:
-        _refuse_bad_row(path)
+        _refuse_bad_row(path, lengths_known=lengths_known)
         raise DocumentError(path, f"cannot be read: {_first_line(error)}.", _EXAMPLE) from error
     arrays = {name: classes[name].to_numpy() for name in classes.columns}
     for values in arrays.values():
         if values.dtype.kind not in "iu" or len(values) and not 0 <= values.min() <= values.max() <= _MOST_TOKENS:
-            _refuse_bad_row(path)
+            _refuse_bad_row(path, lengths_known=lengths_known)
             break
     if not len(classes) or not int(arrays[COUNT].sum()):
         raise DocumentError(path, "has no queries.", "Give a workload with at least one.")
     merged = workload_of(*(arrays[name] for name in (*COLUMNS, COUNT)))
-    return Workload(
-        tokens_in=merged.tokens_in, tokens_out=merged.tokens_out, counts=merged.counts, path=path
-    )
+    return replace(merged, path=path, lengths_known=lengths_known)
 
 
-def _refuse_bad_row(path: Path) -> None:
+def _refuse_bad_row(path: Path, *, lengths_known: bool) -> None:
     """Find the first value that is no whole number of at least 0, and say where it is."""
     polars = _polars()
-    frame = _scan(path, polars.String).with_row_index("row")
+    frame = _scan(path, polars.String, lengths_known=lengths_known).with_row_index("row")
     names = [name for name in frame.collect_schema().names() if name != "row"]
     numbers = {name: polars.col(name).cast(polars.Float64, strict=False) for name in names}
 
@@ -184,9 +187,9 @@ def _refuse_bad_row(path: Path) -> None:
         raise DocumentError(path, f"query {row['row'] + 1}: {name} is {value}.", _REMEDY)
 
 
-def rows(path: Path) -> Iterator[tuple[Ints, Ints]]:
+def rows(path: Path, *, lengths_known: bool = True) -> Iterator[tuple[Ints, Ints]]:
     """The queries of a workload in their order, in batches: tokens_in and tokens_out, counts spread out."""
-    for batch in scan(path).collect_batches(
+    for batch in scan(path, lengths_known=lengths_known).collect_batches(
         chunk_size=_ROWS_A_BATCH, maintain_order=True, lazy=True, engine="streaming"
     ):
         tokens_in, tokens_out = (batch[name].to_numpy().astype(np.int64) for name in COLUMNS)
@@ -201,7 +204,7 @@ def class_rows(workload: Workload) -> Iterator[NDArray[np.intp]]:
     if workload.path is None:
         yield np.repeat(np.arange(len(workload.counts)), workload.counts)
         return
-    for tokens_in, tokens_out in rows(workload.path):
+    for tokens_in, tokens_out in rows(workload.path, lengths_known=workload.lengths_known):
         yield workload.find(tokens_in, tokens_out)
 
 
@@ -246,7 +249,7 @@ def write_assignment(path: Path, workload: Workload, flow: Ints, models: Sequenc
             yield polars.DataFrame(
                 {
                     "tokens_in": workload.tokens_in[where],
-                    "tokens_out": workload.tokens_out[where],
+                    "tokens_out": workload.tokens_out[where] if workload.lengths_known else None,
                     "model": names.gather(chosen),
                 },
                 schema=schema,

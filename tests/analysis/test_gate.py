@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import msgspec
 import pytest
-from tests.doubles.noisy_machine import NoisyMachine, cells
 
 from pytest_llmenergy.analysis.gate import (
     Mode,
@@ -23,6 +22,7 @@ from pytest_llmenergy.analysis.gate.tolerances import parse_tolerances
 from pytest_llmenergy.environment import fingerprint
 from pytest_llmenergy.errors import RequestError
 from pytest_llmenergy.records import Environment, Gpu, MeterSource, Provenance
+from tests.doubles.noisy_machine import NoisyMachine, cells
 
 GRID = cells(81)
 SMALL = cells(9)

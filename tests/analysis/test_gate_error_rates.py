@@ -6,10 +6,10 @@ import random
 import statistics
 
 import pytest
-from tests.doubles.noisy_machine import NoisyMachine, cells
 
 from pytest_llmenergy.analysis.gate import Mode, Rules, RunVerdict, compare_sessions
 from pytest_llmenergy.analysis.gate.looks import Looks
+from tests.doubles.noisy_machine import NoisyMachine, cells
 
 GRID = cells(9)
 RUNS = 250

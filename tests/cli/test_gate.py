@@ -80,8 +80,9 @@ def gate(*arguments):
 
 def test_no_change_passes_with_its_rates(write, tmp_path):
     """Two hand-written sessions pass, and the report says what that is worth."""
+    saved_at = tmp_path / "g.json"
     result = gate(
-        write("a.json", document(1)), write("b.json", document(2)), "--json", str(tmp_path / "g.json")
+        write("a.json", document(1)), write("b.json", document(2)), "--json", str(saved_at)
     )
     assert result.exit_code == 0, result.output
     assert result.output.rstrip().splitlines()[-1] == "PASS: 81 pass"

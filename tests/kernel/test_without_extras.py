@@ -32,7 +32,14 @@ EXTRAS = (
 
 def without_extras(folder: Path, code: str) -> subprocess.CompletedProcess[str]:
     """Run Python in which none of the extras' packages can be imported."""
-    hide = f"import sys\nfor name in {EXTRAS!r}:\n    sys.modules[name] = None\n"
+    hide = f"""
+import sys
+class Hidden:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {EXTRAS!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Hidden())
+"""
     command = [sys.executable, "-c", hide + code]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
 
