@@ -61,6 +61,7 @@ def _record(fit: Fit, documents: Sequence[Document]) -> dict[str, Any]:
     model = fit.energy_model(
         results_sha256=tuple(documents[i].sha256 for i in cells.documents if i < len(documents))
     )
+    errors, intervals = _floats(solution.standard_errors), fit.intervals.tolist()
     worst = fit.worst_cell
     record = {
         "model": model.model,
@@ -81,9 +82,9 @@ def _record(fit: Fit, documents: Sequence[Document]) -> dict[str, Any]:
         "coefficients": {
             name: {
                 "value": float(solution.coefficients[i]),
-                "se": float(solution.standard_errors[i]),
-                "ci_low": float(fit.intervals[i, 0]),
-                "ci_high": float(fit.intervals[i, 1]),
+                "se": errors[i],
+                "ci_low": intervals[i][0],
+                "ci_high": intervals[i][1],
                 "unit": model.unit_of_coefficient(name),
             }
             for i, name in enumerate(fit.form.terms)
@@ -105,7 +106,7 @@ def _record(fit: Fit, documents: Sequence[Document]) -> dict[str, Any]:
         "loo_mape_se": fit.loo_mape_se,
         "loo_mdape": fit.loo_mdape,
         "loo_wape": fit.loo_wape,
-        "loo_coverage": fit.loo_coverage,
+        "loo_coverage": fit.loo_coverage if fit.chosen else None,
         "worst_cell": {
             "tokens_in": int(cells.tokens_in[worst]),
             "tokens_out": int(cells.tokens_out[worst]),

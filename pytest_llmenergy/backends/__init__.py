@@ -98,6 +98,14 @@ class Backend(Protocol):
 
     name: str
 
+    def find(self, model: str) -> None:
+        """Look whether a model can be had, before anything is measured; cheap.
+
+        Raises:
+            RequestError: it cannot.
+        """
+        ...
+
     def load(self, model: str) -> LoadedModel:
         """Load a model by preset name, local directory or hub id.
 

@@ -11,16 +11,17 @@ import threading
 import time
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_llmenergy.backends import server_process
-from pytest_llmenergy.backends.http_stream import TIMEOUT_S, Answer, Endpoint
+from pytest_llmenergy.backends.http_stream import TIMEOUT_S, Answer, Endpoint, StatusError
 from pytest_llmenergy.backends.openai_prompts import Dialect, TokenIds, Words, negotiate
 from pytest_llmenergy.errors import EngineError, RequestError, WrongWorkError
 from pytest_llmenergy.records import ModelRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from pytest_llmenergy.backends import Work
 
@@ -32,7 +33,7 @@ class Request:
     """What one call sends; every call sends other prompts."""
 
     work: Work
-    bodies: list[dict[str, Any]]
+    bodies: list[dict[str, Any]]  # of the next call; empty once they were sent
     calls: int = 0
 
 
@@ -44,6 +45,25 @@ class OpenAIBackend:
     def __init__(self, base_url: str, *, timeout_s: float = TIMEOUT_S) -> None:
         self._endpoint = Endpoint(base_url, api_key=os.environ.get("OPENAI_API_KEY"), timeout_s=timeout_s)
 
+    def find(self, model: str) -> None:
+        """Ask the server what it has.
+
+        Raises:
+            RequestError: it is on another machine, is not there, or does not have the model.
+        """
+        self._entry(model)
+
+    def _entry(self, model: str) -> tuple[dict[str, Any], Mapping[str, str]]:
+        if not server_process.is_local(self._endpoint.host):
+            raise RequestError(
+                f"{self._endpoint.host} is not this machine, and energy is metered here. "
+                "Run pytest where the server runs."
+            )
+        try:
+            return _entry(self._endpoint, model)
+        except EngineError as error:
+            raise RequestError(str(error)) from error
+
     def load(self, model: str) -> OpenAIModel:
         """Find a model the server has; nothing is loaded, and how to ask for exact lengths is found out.
 
@@ -51,15 +71,9 @@ class OpenAIBackend:
             RequestError: the server is on another machine, is not there, or does not have the model.
         """
         endpoint = self._endpoint
-        if not server_process.is_local(endpoint.host):
-            raise RequestError(
-                f"{endpoint.host} is not this machine, and energy is metered here. "
-                "Run pytest where the server runs."
-            )
         started_s = time.perf_counter()
+        entry, headers = self._entry(model)
         try:
-            served, headers = endpoint.get("/models")
-            entry = _entry(served, model, endpoint.url)
             vocabulary = (entry.get("meta") or {}).get("n_vocab")
             dialect, prompts = negotiate(endpoint, model, vocabulary)
         except EngineError as error:
@@ -87,18 +101,30 @@ class OpenAIBackend:
         )
 
 
-def _entry(served: Any, model: str, url: str) -> dict[str, Any]:
+def _entry(endpoint: Endpoint, model: str) -> tuple[dict[str, Any], Mapping[str, str]]:
+    """What the server says of a model, and the headers it says it with.
+
+    A server need not list what it serves (transformers lists its cache, and fails without one), so no list
+    is no refusal, and a local path need not be in it.
+    """
+    url = endpoint.url
+    try:
+        served, headers = endpoint.get("/models")
+    except StatusError:
+        return {}, {}
     entries = served.get("data") if isinstance(served, dict) else None
     if not isinstance(entries, list):
         raise EngineError(f"{url}/models lists no models: is it an OpenAI-compatible server?")
     names = [str(entry.get("id")) for entry in entries]
     if model not in names:
+        if not names or Path(model).exists():
+            return {}, headers
         more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
         raise RequestError(
             f"the server at {url} has no model {model!r}; "
-            f"it has {', '.join(names[:_SHOWN]) or 'none'}{more}. Name one of them with --models."
+            f"it has {', '.join(names[:_SHOWN])}{more}. Name one of them with --models."
         )
-    return dict(entries[names.index(model)])
+    return dict(entries[names.index(model)]), headers
 
 
 class OpenAIModel:
@@ -180,7 +206,10 @@ class OpenAIModel:
         work = request.work
         pool = self._workers(work.batch_size)
         latch = _Latch(work.batch_size)
-        futures = [pool.submit(self._endpoint.complete, body, latch.one_less) for body in request.bodies]
+        bodies = request.bodies or self._bodies(work, request.calls)
+        request.bodies = []
+        request.calls += 1
+        futures = [pool.submit(self._endpoint.complete, body, latch.one_less) for body in bodies]
         try:
             if on_first_token is not None:
                 for future in futures:
@@ -219,8 +248,8 @@ class OpenAIModel:
                     f"server reports {answer.prompt_tokens} + {answer.completion_tokens} "
                     f"(finish reason {answer.finish_reason!r}; asked by {self._dialect.value})."
                 )
-        request.calls += 1
-        request.bodies = self._bodies(work, request.calls)
+        if not request.bodies:  # outside the window, so that the next call only has to send them
+            request.bodies = self._bodies(work, request.calls)
         return work.batch_size * work.tokens_out
 
     def timings(self, output: list[Answer]) -> dict[str, float]:

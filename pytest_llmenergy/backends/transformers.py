@@ -85,6 +85,14 @@ class TransformersBackend:
         self._seed = seed
         self._trust_remote_code = trust_remote_code
 
+    def find(self, model: str) -> None:
+        """Look for its preset, files or cache entry.
+
+        Raises:
+            RequestError: there is no such model here.
+        """
+        sources.find(model)
+
     def load(self, model: str) -> TransformersModel:
         """Load a model by preset name, local directory, GGUF file or hub id in the cache.
 

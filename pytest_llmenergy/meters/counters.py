@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pytest_llmenergy.meters.sampler import Scheduler
 
 LONGEST_GAP_S = 60.0
+TOO_SHORT = "too short"  # how the reason of a window begins that its source cannot tell from nothing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +100,7 @@ def measured(
     """A domain with a reading; one that cannot be told from nothing says so."""
     if reason is None and bound_j >= energy_j:
         found = f"{units.format_energy(energy_j)} +- {units.format_energy(bound_j)}"
-        reason = f"too short: {found} cannot be told from 0"
+        reason = f"{TOO_SHORT}: {found} cannot be told from 0"
     return DomainEnergy(
         domain=domain,
         energy_j=energy_j,

@@ -87,6 +87,8 @@ class Edge:
         """Mean power between the two ticks after the edge, if they come before `until_s`."""
         if self.next is None or self.second is None or self.second.time_s > until_s + slack_s:
             return None
+        if not (self.next.is_seen and self.second.is_seen):
+            return None
         return (self.second.energy_j - self.next.energy_j) / (self.second.time_s - self.next.time_s)
 
 
@@ -178,7 +180,6 @@ class TickTracker:
     def __init__(self, read_j: Callable[[], float]) -> None:
         self.period_s: float | None = None
         self.problem: str | None = None  # why the ticks cannot be followed
-        self.resets = 0
         self._read_j = read_j
         self._ticks: deque[Tick] = deque(maxlen=16)
         self._edges: list[Edge] = []
@@ -196,6 +197,10 @@ class TickTracker:
         return tuple(self._ticks)
 
     @property
+    def _early_s(self) -> float:
+        return max(_LEAD_S, 0.1 * (self.period_s or 0.0))
+
+    @property
     def is_following(self) -> bool:
         """Whether the ticks are known."""
         return self.period_s is not None and self.problem is None and bool(self._ticks)
@@ -211,7 +216,7 @@ class TickTracker:
 
     def next_due_s(self, now_s: float) -> float:
         """When to look for the tick after an edge that was just made."""
-        return self._predicted_after(now_s) - _LEAD_S
+        return self._predicted_after(now_s) - self._early_s
 
     def run(self, now_s: float) -> float:
         """Look once; when to look again."""
@@ -222,7 +227,6 @@ class TickTracker:
         if self.problem is not None:
             return now_s + _LONGEST_PERIOD_S
         if seen is not None and energy_j < seen[1]:
-            self.resets += 1
             self._ticks.clear()
             self._edges.clear()
             self._anchor = self._precise = self._phase_s = None
@@ -235,7 +239,11 @@ class TickTracker:
             return now_s + _POLL_S
         if now_s > self._due_s + self.period_s / 2:
             self._due_s = self._predicted_after(now_s)
-        return max(now_s + _POLL_S, self._due_s - _LEAD_S)
+        # A first look in good time, should the next come late.
+        for lead_s in (self._early_s, _LEAD_S):
+            if now_s + _POLL_S < self._due_s - lead_s:
+                return self._due_s - lead_s
+        return now_s + _POLL_S
 
     def _predicted_after(self, now_s: float) -> float:
         assert self.period_s is not None
@@ -244,15 +252,20 @@ class TickTracker:
 
     def _found(self, seen_s: float, now_s: float, energy_j: float) -> None:
         """The counter ticked between two looks."""
-        uncertainty_s = (now_s - seen_s) / 2
-        tick = Tick((seen_s + now_s) / 2, uncertainty_s, energy_j, is_seen=uncertainty_s <= 2 * _POLL_S)
-        if tick.is_seen:
-            self._reckon(tick)
-        elif self.period_s is not None and self._precise is not None:
-            # Several ticks, or one that was looked for late: the phase says when the last of them was.
+        middle_s, half_s = (seen_s + now_s) / 2, (now_s - seen_s) / 2
+        tick = Tick(middle_s, half_s, energy_j, is_seen=half_s <= 2 * _POLL_S)
+        if self.period_s is None or self._precise is None:
+            if tick.is_seen:
+                self._reckon(tick)
+        else:
             located_s = self._predicted_after(now_s + _LEAD_S) - self.period_s
-            if seen_s < located_s:
-                tick = Tick(min(located_s, now_s), _LEAD_S, energy_j, is_seen=False)
+            is_one = 2 * half_s < self.period_s / 2
+            if located_s >= seen_s - _LEAD_S:
+                # The looks may come late, by the interpreter's lock say: the phase knows better than they do.
+                doubt_s = min(half_s, _LEAD_S if is_one else max(_LEAD_S, self.period_s / 2))
+                tick = Tick(min(max(located_s, seen_s), now_s), doubt_s, energy_j, is_seen=is_one)
+            if is_one:
+                self._reckon(Tick(middle_s, half_s, energy_j))
         self._ticks.append(tick)
         for edge in self._edges:
             edge.see(tick)
@@ -276,7 +289,11 @@ class TickTracker:
         periods = max(1, round((tick.time_s - last.time_s) / self.period_s))
         self._count += periods
         expected_s = (last.time_s if self._phase_s is None else self._phase_s) + periods * self.period_s
-        self._phase_s = expected_s + _SMOOTHING * (tick.time_s - expected_s)
+        # A tick between two looks far apart tells less of the phase.
+        weight = (
+            _SMOOTHING * min(1.0, (_POLL_S / tick.uncertainty_s) ** 2) if tick.uncertainty_s else _SMOOTHING
+        )
+        self._phase_s = expected_s + weight * (tick.time_s - expected_s)
         if self._count > _LEARN_TICKS:
             self.period_s = (tick.time_s - self._anchor.time_s) / self._count
         if self._count * self.period_s > _ANCHOR_S:

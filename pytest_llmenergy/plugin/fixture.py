@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_llmenergy.errors import LLMEnergyError
-from pytest_llmenergy.records import Provenance
+from pytest_llmenergy.records import DOES_NOT_FIT, Provenance
 from pytest_llmenergy.units import format_energy
 
 if TYPE_CHECKING:
@@ -65,6 +65,8 @@ class Energy:
                 test=self._request.node.nodeid,
                 details=_details(self._request.node),
             )
+        if record.stop is not None and record.stop.reason == DOES_NOT_FIT:
+            pytest.skip(f"{record.error}")
         if record.error is not None:
             pytest.fail(f"{record.label}: {record.error}", pytrace=False)
         self._note(record.label, record)
@@ -154,7 +156,7 @@ def _failing_clearly() -> Iterator[None]:
     try:
         yield
     except LLMEnergyError as error:
-        pytest.fail(str(error), pytrace=False)
+        raise pytest.fail.Exception(str(error), pytrace=False) from None  # its causes would be printed too
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,7 +19,6 @@ from pytest_llmenergy.plugin.progress import Progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
-    from types import FrameType
 
     from pytest_llmenergy.campaign.runner import Runner
     from pytest_llmenergy.campaign.settings import Settings
@@ -62,7 +61,8 @@ class MeasuringSession:
         self._finished: Campaign | None = None
         self._energies: dict[str, Energy] = {}
         self._registered: set[int] = set()  # records live as long as the session
-        self._handler: Any = None
+        self._handlers: dict[int, Any] = {}
+        self._calling = False
         self._error: str | None = None
         self.gate: SessionGate | None = None
         self._suite_property: Callable[[str, object], None] | None = None
@@ -124,7 +124,8 @@ class MeasuringSession:
         measuring = [item for item in session.items if "energy" in getattr(item, "fixturenames", ())]
         if not measuring or self._config.option.collectonly:
             return
-        self._handler = signal.signal(signal.SIGTERM, _interrupt)
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            self._handlers[signum] = signal.signal(signum, lambda _signum, _frame: self._interrupt(session))
         self._progress = Progress(self._config, kv_cache=self._settings.kv_cache)
         try:
             self._runner = open_campaign(self._settings, self._progress)
@@ -149,6 +150,16 @@ class MeasuringSession:
         self._energies[request.node.nodeid] = energy
         return energy
 
+    def _interrupt(self, session: pytest.Session) -> None:
+        """Ctrl-C, or a batch system's time limit: end in order.
+
+        An interrupt in the middle of pytest's own bookkeeping would be an internal error, so one that comes
+        between two tests waits for the next; whoever asks twice is not kept waiting.
+        """
+        again, session.shouldstop = session.shouldstop, "interrupted"
+        if self._calling or again:
+            raise KeyboardInterrupt
+
     def _register(self, request: pytest.FixtureRequest, record: CellRecord | WindowRecord) -> None:
         """Hand a record to pytest-benchmark."""
         benchmark.register(request, record, again=id(record) in self._registered)
@@ -157,7 +168,11 @@ class MeasuringSession:
     @pytest.hookimpl(wrapper=True)
     def pytest_pyfunc_call(self, pyfuncitem: pytest.Function) -> Generator[None, object, object]:
         """Hold the test to its budget."""
-        result = yield
+        self._calling = True
+        try:
+            result = yield
+        finally:
+            self._calling = False
         energy = self._energies.get(pyfuncitem.nodeid)
         if energy is None:
             return result
@@ -171,6 +186,8 @@ class MeasuringSession:
         """A measured cell has its own line; a dot beside it would only break it."""
         if report.when == "call" and report.passed and report.nodeid in self._energies:
             return "passed", "", "MEASURED"
+        if report.when == "call" and report.skipped and report.nodeid in self._energies:
+            return "skipped", "", "SKIPPED"
         return None
 
     # Afterwards
@@ -178,8 +195,8 @@ class MeasuringSession:
     @pytest.hookimpl(tryfirst=True)  # before the JUnit file is written
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
         """Write the results document, whatever ended the session."""
-        if self._handler is not None:
-            signal.signal(signal.SIGTERM, self._handler)
+        for signum, handler in self._handlers.items():
+            signal.signal(signum, handler)
         if self._runner is None:
             if self.gate is not None and exitstatus == pytest.ExitCode.OK and not _only_collects(session):
                 self.gate.nothing_measured()
@@ -268,9 +285,3 @@ def _place(item: pytest.Item) -> Place | None:
     if not {"model", "tokens_in", "tokens_out"} <= set(params) or params["model"] is None:
         return None
     return Place(str(params["model"]), int(params["tokens_in"]), int(params["tokens_out"]))
-
-
-def _interrupt(signum: int, frame: FrameType | None) -> None:
-    """A SIGTERM (a batch system's time limit, say) ends the session in order."""
-    del signum, frame
-    raise KeyboardInterrupt

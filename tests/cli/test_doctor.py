@@ -6,14 +6,15 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+from tests.doubles.nvml import SCENARIO_VARIABLE, library
+from tests.doubles.powercap import PowercapTree
 
-from doubles.nvml import SCENARIO_VARIABLE, library
-from doubles.powercap import PowercapTree
+if TYPE_CHECKING:
+    from pathlib import Path
 
 COMMAND = [sys.executable, "-c", "from pytest_llmenergy.cli import main; main()", "doctor"]
 

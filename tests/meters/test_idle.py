@@ -11,8 +11,8 @@ from pytest_llmenergy.meters.nvml import open_nvml
 from pytest_llmenergy.meters.window import Meters
 
 if TYPE_CHECKING:
-    from doubles.nvml import NvmlDouble
-    from doubles.powercurve import ManualScheduler
+    from tests.doubles.nvml import NvmlDouble
+    from tests.doubles.powercurve import ManualScheduler
 
 
 def test_idle_power_is_that_of_windows_without_work(nvml: NvmlDouble, scheduler: ManualScheduler) -> None:

@@ -17,8 +17,8 @@ from pytest_llmenergy.meters.window import Meters
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from doubles.nvml import NvmlDouble
-    from doubles.powercurve import ManualScheduler
+    from tests.doubles.nvml import NvmlDouble
+    from tests.doubles.powercurve import ManualScheduler
 
 
 def watched(nvml: NvmlDouble, scheduler: ManualScheduler, scenario: str) -> Meters:

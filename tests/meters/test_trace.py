@@ -12,11 +12,10 @@ from pytest_llmenergy.meters.rapl import open_rapl
 from pytest_llmenergy.meters.trace import Trace
 
 if TYPE_CHECKING:
-    from doubles.nvml import NvmlDouble
-    from doubles.powercap import PowercapTree
-    from doubles.powercurve import ManualScheduler
-
     from pytest_llmenergy.meters.machine import Machine
+    from tests.doubles.nvml import NvmlDouble
+    from tests.doubles.powercap import PowercapTree
+    from tests.doubles.powercurve import ManualScheduler
 
 
 def test_a_trace_holds_every_domains_power(
