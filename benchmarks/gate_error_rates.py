@@ -19,7 +19,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "doubles"))
+
+from noisy_machine import NoisyMachine, cells
 
 from pytest_llmenergy.analysis.gate import Mode, Rules, RunVerdict, compare_sessions
 from pytest_llmenergy.analysis.gate.looks import Looks
@@ -29,7 +31,6 @@ if TYPE_CHECKING:
     from pytest_llmenergy.records import Cell
 
 Array = Any  # numpy's; it is imported late
-from tests.doubles.noisy_machine import NoisyMachine, cells
 
 MACHINES = {
     f"trials {trial:.1%}, sessions {session:.0%}": NoisyMachine(trial=trial, session=session)
@@ -95,9 +96,7 @@ def simulate(task: Task) -> tuple[float, float, float, float]:
 def gate_table(runs: int, n_cells: int, modes: list[str], wanted: str, pool: ProcessPoolExecutor) -> None:
     """The gate's own rates."""
     print(f"\nThe gate, {n_cells} cells, {runs} runs an entry")
-    print(
-        "  ab: looks after 5 and 10 blocks of 3 trials; history: 10 sessions; sessions: one against one, 1 %"
-    )
+    print("  ab: looks after 5 and 10 blocks of 3 trials; history: 10 sessions; sessions: 1 % is assumed")
     head = ("machine", "mode", "false alarms", "smallest", "power", "in one cell", "power", "units")
     print(
         f"  {head[0]:32}{head[1]:9}{head[2]:>13}{head[3]:>10}{head[4]:>7}{head[5]:>13}{head[6]:>7}{head[7]:>8}"
