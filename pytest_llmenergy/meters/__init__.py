@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from pytest_llmenergy.meters.window import Meters
 
 Domains: TypeAlias = tuple[DomainEnergy, ...]
-# What a window's end gives: the energies, or, from a source that knows them later, a call that waits for them.
+# What a window's end gives: the energies, or from a source that knows them later a call that waits for them.
 Reading: TypeAlias = Domains | Callable[[], Domains]
 
 

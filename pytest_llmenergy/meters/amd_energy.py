@@ -1,4 +1,4 @@
-"""The amd_energy hardware monitor: accumulated energy of AMD sockets (kernels 5.8 to 5.12, then out of tree)."""
+"""The amd_energy hardware monitor: energy of AMD sockets (kernels 5.8 to 5.12, then out of tree)."""
 
 from __future__ import annotations
 

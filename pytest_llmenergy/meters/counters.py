@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pytest_llmenergy.meters.sampler import Scheduler
 
 LONGEST_GAP_S = 60.0
+TOO_SHORT = "too short"  # how the reason of a window begins that its source cannot tell from nothing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +99,8 @@ def measured(
 ) -> DomainEnergy:
     """A domain with a reading; one that cannot be told from nothing says so."""
     if reason is None and bound_j >= energy_j:
-        reason = f"too short: {units.format_energy(energy_j)} +- {units.format_energy(bound_j)} cannot be told from 0"
+        found = f"{units.format_energy(energy_j)} +- {units.format_energy(bound_j)}"
+        reason = f"{TOO_SHORT}: {found} cannot be told from 0"
     return DomainEnergy(
         domain=domain,
         energy_j=energy_j,
@@ -120,7 +122,21 @@ class CounterMeter:
         self._broken = broken  # domain -> why it has no reading; a sum without it would be too small
         self._clock = sampler.clock
         self._period_s = min(LONGEST_GAP_S, *(counter.wrap_s / 4 for counter in counters))
+        self._traced: dict[str, tuple[float, Mark]] = {}
         sampler.add(self._sample)
+
+    def power_w(self) -> dict[str, float]:
+        """Mean power of each domain since the last call."""
+        powers_w = {}
+        for counter in self._counters:
+            now_s = self._clock()
+            mark = counter.read(now_s)
+            last_s, last = self._traced.get(counter.domain, (now_s, mark))
+            self._traced[counter.domain] = (now_s, mark)
+            energy_j = counter.between(last, mark, self.source.name).energy_j
+            if energy_j is not None and now_s > last_s:
+                powers_w[counter.domain] = energy_j / (now_s - last_s)
+        return powers_w
 
     def _sample(self, now_s: float) -> float:
         for counter in self._counters:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from typing import TYPE_CHECKING
 
 from pytest_llmenergy.accounting import ATTRIBUTED
@@ -44,6 +45,7 @@ class EstimateMeter:
         machine = machine or Machine.here()
         self._proc: Path = machine.proc
         self._power_w, self._basis = watts_per_cpu(machine)
+        self._traced: tuple[float, float | None] = (0.0, None)
 
     @property
     def source(self) -> MeterSource:
@@ -56,6 +58,14 @@ class EstimateMeter:
             reason=self._basis,
             details={"w_per_logical_cpu": self._power_w},
         )
+
+    def power_w(self) -> dict[str, float]:
+        """Mean power since the last call."""
+        now_s, busy_s = time.perf_counter(), self.begin()
+        (last_s, last_busy_s), self._traced = self._traced, (now_s, busy_s)
+        if busy_s is None or last_busy_s is None or now_s <= last_s:
+            return {}
+        return {ATTRIBUTED: max(0.0, busy_s - last_busy_s) * self._power_w / (now_s - last_s)}
 
     def begin(self) -> float | None:
         """CPU time of the tree, in s."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 SYS_VARIABLE = "LLM_ENERGY_SYS"  # where the machine's /sys is mounted, in a container say
 PROC_VARIABLE = "LLM_ENERGY_PROC"
@@ -95,15 +95,33 @@ def _stat_fields(text: str) -> list[str]:
     return text[text.rindex(")") + 2 :].split()
 
 
+_adopted: set[int] = set()
+
+
+def adopt(pids: Iterable[int]) -> None:
+    """Take these processes, and no others, for our own: a server that works for us, say."""
+    _adopted.clear()
+    _adopted.update(pids)
+
+
 def descendants(proc: Path, pid: int) -> Iterator[int]:
-    """The process and its children, and theirs; those that end meanwhile are left out."""
+    """The process, its children and theirs, and what it adopted; those that end meanwhile are left out."""
+    seen: set[int] = set()
+    for root in (pid, *(sorted(_adopted) if pid == os.getpid() else ())):
+        for process in _tree(proc, root):
+            if process not in seen:
+                seen.add(process)
+                yield process
+
+
+def _tree(proc: Path, pid: int) -> Iterator[int]:
     yield pid
     for task in _tasks(proc, pid):
         children = _read(task / "children")
         if children is None:
             return
         for child in children.split():
-            yield from descendants(proc, int(child))
+            yield from _tree(proc, int(child))
 
 
 def _tasks(proc: Path, pid: int) -> list[Path]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytest_llmenergy.errors import MeterUnavailableError, Unavailable
 from pytest_llmenergy.meters import nvml_boards, visible
-from pytest_llmenergy.meters.counters import measured, unavailable
+from pytest_llmenergy.meters.counters import TOO_SHORT, measured, unavailable
 from pytest_llmenergy.meters.integrate import Bounded, PowerSample, integrate_power, latched_difference
 from pytest_llmenergy.meters.ticks import Edge, TickTracker, energy_between
 from pytest_llmenergy.records import DomainEnergy, MeterSource, Provenance
@@ -47,7 +48,8 @@ class CounterBoard:
     def __init__(self, board: Board, scheduler: Scheduler) -> None:
         assert board.read_counter_j is not None
         self.board = board
-        self._read_j: Callable[[], float] = board.read_counter_j
+        self._counter_j: Callable[[], float] = board.read_counter_j
+        self._lock = threading.Lock()
         self._scheduler = scheduler
         self._tracker = TickTracker(self._read_j)
         self._resets = 0
@@ -61,16 +63,21 @@ class CounterBoard:
         return self._tracker.period_s or COUNTER_PERIOD_S
 
     def _survey(self, now_s: float) -> float:
-        self._mark_reset()
+        try:
+            self._read_j()
+        except Exception as error:
+            if not _is_nvml_error(error):
+                raise
         return now_s + _SURVEY_S
 
-    def _mark_reset(self) -> float | None:
-        """Read; None when the read fails."""
-        energy_j = self._read_j()
-        if energy_j < self._last_j:
-            self._resets += 1
-        self._last_j = energy_j
-        return energy_j
+    def _read_j(self) -> float:
+        """Read; a counter that went back was reset, which is noticed once, by whoever reads first."""
+        with self._lock:  # two readers at once could see each other's values in the wrong order
+            energy_j = self._counter_j()
+            if energy_j < self._last_j:
+                self._resets += 1
+            self._last_j = energy_j
+            return energy_j
 
     def self_check(self, seconds: float) -> None:
         """Compare the counter with integrated power (blocks so long); follow its ticks where they agree."""
@@ -138,16 +145,15 @@ class CounterBoard:
         """Read the counter now."""
         now_s = self._scheduler.clock()
         try:
-            energy_j = self._mark_reset()
+            energy_j = self._read_j()
         except Exception as error:
             if not _is_nvml_error(error):
                 raise
             return CounterMark(now_s, problem=str(error))
-        assert energy_j is not None
         edge = self._tracker.edge(now_s, energy_j) if self._follows else None
         if edge is not None:
             self._scheduler.hasten(self._follow, self._tracker.next_due_s(now_s))
-        return CounterMark(now_s, energy_j, self._resets + self._tracker.resets, edge)
+        return CounterMark(now_s, energy_j, self._resets, edge)
 
     def between(self, start: CounterMark, end: CounterMark) -> DomainEnergy:
         """The energy of a window; may wait for the two ticks after its end."""
@@ -171,7 +177,7 @@ class CounterBoard:
         if found.energy_j <= 0:
             period_ms = 1e3 * self.update_period_s
             return unavailable(
-                domain, f"too short: the counter ticks every {period_ms:.0f} ms and did not move", NAME
+                domain, f"{TOO_SHORT}: the counter ticks every {period_ms:.0f} ms and did not move", NAME
             )
         return measured(domain, found.energy_j, found.bound_j, NAME, reason)
 
@@ -256,7 +262,7 @@ class NvmlMeter:
     def __init__(
         self, boards: list[Board], scheduler: Scheduler, *, self_check_s: float = SELF_CHECK_S
     ) -> None:
-        self._boards = boards
+        self.boards = tuple(boards)
         self._metered: list[CounterBoard | PowerBoard] = []
         self._broken = {board.domain: board.problem for board in boards if board.problem is not None}
         for board in boards:
@@ -275,7 +281,7 @@ class NvmlMeter:
         return MeterSource(
             name=NAME,
             available=True,
-            domains=tuple(board.domain for board in self._boards),
+            domains=tuple(board.domain for board in self.boards),
             provenance=Provenance.MEASURED,
             reason="; ".join(f"{domain}: {problem}" for domain, problem in self._broken.items()) or None,
             details={
@@ -292,6 +298,18 @@ class NvmlMeter:
                 for metered in self._metered
             },
         )
+
+    def power_w(self) -> dict[str, float]:
+        """Power of each board that tells it."""
+        powers_w = {}
+        for board in self.boards:
+            if board.read_power_w is not None:
+                try:
+                    powers_w[board.domain] = board.read_power_w()
+                except Exception as error:
+                    if not _is_nvml_error(error):
+                        raise
+        return powers_w
 
     def begin(self) -> list[CounterMark]:
         """Mark every board."""

@@ -1,8 +1,9 @@
-"""The NVIDIA boards of this process, as the driver shows them: nvidia-ml-py for all but the energy counter."""
+"""The NVIDIA boards of this process: nvidia-ml-py for all but the energy counter."""
 
 from __future__ import annotations
 
 import contextlib
+import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -237,14 +238,38 @@ def _usage_sensor(pynvml: ModuleType, board: Board) -> tuple[float, float]:
     return (0.025 if "A100" in board.name or "A30" in board.name else 0.1), 0.1
 
 
-def foreign_processes(board: Board, own: set[int]) -> set[int] | None:
-    """Process ids that compute on the board and are not ours; None where the driver does not tell."""
+def foreign_processes(board: Board, own: Callable[[], set[int]]) -> set[int]:
+    """Process ids that compute on the board and are not ours; empty where the driver does not tell.
+
+    In a container the driver may number processes as the host does. Then none of them is ours by number, and
+    a single one is taken to be us.
+    """
     import pynvml
 
-    found = _optional(pynvml.nvmlDeviceGetComputeRunningProcesses, board.handle)
-    if found is None or board.mig is not None:
-        return None
-    return {process.pid for process in found} - own
+    processes = _optional(pynvml.nvmlDeviceGetComputeRunningProcesses, board.handle)
+    if not processes or board.mig is not None:
+        return set()
+    pids = {process.pid for process in processes}
+    ours = own()
+    is_hosts_numbering = not pids & ours and _has_opened_cuda() and len(pids) == 1
+    return set() if is_hosts_numbering else pids - ours
+
+
+def _has_opened_cuda() -> bool:
+    torch = sys.modules.get("torch")
+    return torch is not None and bool(torch.cuda.is_initialized())
+
+
+def throttle_mask(board: Board) -> int | None:
+    """The bits of nvmlClocksEventReasons now; None where the driver does not tell."""
+    import pynvml
+
+    for name in ("nvmlDeviceGetCurrentClocksEventReasons", "nvmlDeviceGetCurrentClocksThrottleReasons"):
+        call = getattr(pynvml, name, None)
+        mask = None if call is None else _optional(call, board.handle)
+        if mask is not None:
+            return int(mask)
+    return None
 
 
 def shutdown() -> None:

@@ -113,9 +113,7 @@ def open_rapl(sampler: Scheduler, machine: Machine | None = None) -> CounterMete
             NAME,
             Unavailable.NO_PERMISSION if denied else Unavailable.READ_FAILED,
             f"{path}.",
-            f"The kernel keeps the counters for root (CVE-2020-8694). Run: sudo chmod a+r {powercap}/*/energy_uj"
-            if denied
-            else "",
+            f"They are root's (CVE-2020-8694). Run: sudo chmod a+r {powercap}/*/energy_uj" if denied else "",
         )
     source = MeterSource(
         name=NAME,

@@ -1,7 +1,7 @@
 """AMD uProf: power of every physical core and package, and the share of it that is ours.
 
-One `AMDuProfCLI timechart` runs for the whole session, because starting one takes seconds and its first and last
-rows are lost. It records for as long as a program runs that we give it: a reader of a pipe that we hold.
+One `AMDuProfCLI timechart` runs for the whole session, because starting one takes seconds and its first and
+last rows are lost. It records for as long as a program runs that we give it: a reader of a pipe that we hold.
 """
 
 from __future__ import annotations
@@ -87,8 +87,9 @@ class Recorder:
         if self._pipe is not None:
             os.close(self._pipe)
             self._pipe = None
-        for ask in (lambda: None, lambda: self.process.send_signal(signal.SIGINT), self.process.kill):
-            ask()
+        for sent in (None, signal.SIGINT, signal.SIGKILL):
+            if sent is not None:
+                self.process.send_signal(sent)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(_STOP_S)
                 break
@@ -167,6 +168,18 @@ class UprofMeter:
             midnight = dt.datetime.combine(self._chart.started.date(), dt.time())
             now = dt.datetime.now()  # noqa: DTZ005 - the chart's times are local
             self._offset_s = self._scheduler.clock() - (now - midnight).total_seconds()
+
+    def power_w(self) -> dict[str, float]:
+        """Mean power of each package over the last row that has come."""
+        self.read()
+        if not self._chart.rows:
+            return {}
+        last = self._chart.rows[max(self._chart.rows)]
+        return {
+            f"cpu:package-{number}": power_w
+            for (kind, number), power_w in zip(self._chart.domains, last.power_w, strict=True)
+            if kind == "package"
+        }
 
     def begin(self) -> float:
         """Only the time counts: the rows come later."""

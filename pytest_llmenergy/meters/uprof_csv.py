@@ -1,7 +1,7 @@
 """The CSV of `AMDuProfCLI timechart`, read while it is being written (versions 3 to 5).
 
-A row's power is the mean over the interval that ends at its time. The layout is found by the header row, whose
-place depends on the counters and on whether a program was started. Times are local, without date or zone.
+A row's power is the mean over the interval that ends at its time. The layout is found by the header row,
+whose place depends on the counters and on whether a program was started. Times are local, without a zone.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """The powers over (start_s, end_s], in s since the profile's local midnight; gap_s of it was not recorded."""
+    """Powers over (start_s, end_s], in s since the profile's local midnight; gap_s of it was not recorded."""
 
     start_s: float
     end_s: float

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from pytest_llmenergy.meters import Meter, Reading, Watch
     from pytest_llmenergy.meters.sampler import Scheduler
+    from pytest_llmenergy.meters.trace import Trace
     from pytest_llmenergy.records import DomainEnergy, MeterSource
 
 
@@ -48,12 +49,13 @@ class Window:
         """The energy of every domain; empty while the window is open."""
         cpu_s = time.thread_time()
         late = any(callable(reading) for reading in self._readings)
-        self._readings = tuple(reading() if callable(reading) else reading for reading in self._readings)
+        settled = [reading() if callable(reading) else reading for reading in self._readings]
+        self._readings = tuple(settled)
         if late:
             self.meter_cpu_s = (self.meter_cpu_s or 0.0) + time.thread_time() - cpu_s
         found: dict[str, DomainEnergy] = {}
-        for reading in self._readings:
-            for part in reading:
+        for domains in settled:
+            for part in domains:
                 found.setdefault(part.domain, part)  # the meter that was named first
         return tuple(found.values())
 
@@ -68,14 +70,16 @@ class Meters:
         others: Iterable[MeterSource] = (),
         watches: Iterable[Watch] = (),
         sampler: Scheduler | None = None,
+        trace: Trace | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._meters = tuple(meters)
         self._watches = tuple(watches)
         self._sampler = sampler
+        self.trace = trace  # the power of every domain over time, where that was asked for
         self._others = tuple(others)
         self.clock = clock
-        self._opened_s = clock()
+        self.opened_s = clock()
 
     @property
     def sources(self) -> tuple[MeterSource, ...]:
@@ -94,7 +98,7 @@ class Meters:
             begun_cpu_s = self._cpu_s()
             stack.callback(self._end, window, marks, watched, cpu_s, begun_cpu_s)
             start_s = self.clock()
-            window.started_s = start_s - self._opened_s
+            window.started_s = start_s - self.opened_s
             try:
                 yield window
             finally:

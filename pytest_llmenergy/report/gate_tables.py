@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 
 from pytest_llmenergy.analysis.gate.verdicts import Mode, RunVerdict, Verdict
 from pytest_llmenergy.report.tables import WIDTH, plain_table, render
-from pytest_llmenergy.units import UNKNOWN, format_energy, format_percent
+from pytest_llmenergy.units import UNKNOWN, format_energy, format_percent, percent
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from rich.table import Table
 
+    from pytest_llmenergy.analysis.gate.budget import BudgetOutcome
     from pytest_llmenergy.analysis.gate.verdicts import CellOutcome, GateReport, Outcome
     from pytest_llmenergy.records import Cell
 
@@ -51,8 +52,7 @@ def summary_lines(report: GateReport) -> list[str]:
     ]
     if report.false_alarm_rate > 0:
         lines.append(
-            f"False alarms: at most {format_percent(report.false_alarm_rate)} of runs where nothing has "
-            "changed."
+            f"False alarms: at most {percent(report.false_alarm_rate):g} % of runs where nothing has changed."
         )
     if report.smallest_effect is not None:
         cell = report.smallest_cell_effect
@@ -83,13 +83,13 @@ def gate_lines(report: GateReport, *, every_cell: bool = False) -> list[str]:
     tables: list[Table | str] = []
     cells, rest = _selected(report, every_cell=every_cell)
     if report.grids:
-        table = plain_table("over each model's cells", "model", "cells", *_COLUMNS, left=1)
+        table = plain_table("over each model's cells", "model", "cells", *_columns(report), left=1)
         for grid in report.grids:
             table.add_row(grid.model, str(grid.cells), *_figures(grid.outcome))
         tables.append(table)
     shown = [cell for cell in cells if cell.outcome.change is not None]
     for title, group in _by_setting(shown).items():
-        table = plain_table(title, "in", "out", "base", "head", *_COLUMNS)
+        table = plain_table(title, "in", "out", "base", "head", *_columns(report))
         for cell in group:
             table.add_row(
                 str(cell.cell.tokens_in),
@@ -102,7 +102,7 @@ def gate_lines(report: GateReport, *, every_cell: bool = False) -> list[str]:
     tables += [f"{c.cell.label}: {c.outcome.reason}" for c in shown if c.outcome.reason]
     tables += [_bare(cell) for cell in cells if cell.outcome.change is None]
     if rest:
-        tables.append(f"... and {rest}. --all shows every cell.")
+        tables.append(f"... and {rest} (--all, and the JSON, have every cell)")
     if any(cell.estimated for cell in report.cells):
         tables.append("Energies are estimates of a model of the hardware, on both sides.")
     return [*render(tables), "", *_wrapped(summary_lines(report)), "", headline(report)]
@@ -117,7 +117,8 @@ def _wrapped(sentences: Iterable[str]) -> list[str]:
     ]
 
 
-_COLUMNS = ("change", "99 % bounds", "verdict")
+def _columns(report: GateReport) -> tuple[str, str, str]:
+    return "change", f"{percent(report.confidence):g} % bounds", "verdict"
 
 
 def _figures(outcome: Outcome) -> tuple[str, str, str]:
@@ -171,7 +172,7 @@ def _by_setting(cells: Iterable[CellOutcome]) -> dict[str, list[CellOutcome]]:
 
 def _setting(cell: Cell) -> str:
     cache = {True: ", KV cache", False: ", no KV cache", None: ""}[cell.kv_cache]
-    return f"{cell.model} on {cell.system}, batch {cell.batch_size}{cache}, J per generated token"
+    return f"{cell.model} on {cell.system}, batch {cell.batch_size}{cache}, J/token"
 
 
 _SIGNS = {
@@ -186,7 +187,7 @@ def gate_markdown(report: GateReport) -> str:
     """The report as Markdown, for a job's summary page or a comment."""
     lines = [f"## {_SIGNS[report.verdict]} Energy per token: {headline(report)}", ""]
     if report.grids:
-        lines += ["| model | cells | change | 99 % bounds | verdict |", "|---|--:|--:|--:|---|"]
+        lines += [f"| model | cells | {' | '.join(_columns(report))} |", "|---|--:|--:|--:|---|"]
         lines += [
             f"| {_escaped(grid.model)} | {grid.cells} | {' | '.join(_figures(grid.outcome))} |"
             for grid in report.grids
@@ -195,7 +196,7 @@ def gate_markdown(report: GateReport) -> str:
     cells, rest = _selected(report, every_cell=False)
     if cells:
         lines += [
-            "| cell | base | head | change | 99 % bounds | verdict |",
+            f"| cell | base | head | {' | '.join(_columns(report))} |",
             "|---|--:|--:|--:|--:|---|",
         ]
         for cell in cells:
@@ -254,3 +255,24 @@ def _command(kind: str, title: str, text: str) -> str:
     for character, escape in (("%", "%25"), ("\r", "%0D"), ("\n", "%0A")):
         text = text.replace(character, escape)
     return f"::{kind} title={title}::{text}"
+
+
+def budget_lines(outcomes: Iterable[BudgetOutcome]) -> list[str]:
+    """Budgets beside what was measured, for a terminal of 80 columns."""
+    table = plain_table("budgets, J per generated token", "model", "budget", "dearest cell", "", left=1)
+    broken = []
+    for outcome in outcomes:
+        budget = outcome.budget
+        table.add_row(
+            budget.model,
+            format_energy(budget.max_energy_j_per_token),
+            format_energy(outcome.energy_j_per_token),
+            "over"
+            if outcome.broken and outcome.cell is not None
+            else "not measured"
+            if outcome.broken
+            else "kept",
+        )
+        if outcome.broken and outcome.cell is not None:
+            broken.append(f"over budget: {outcome.cell.label}")
+    return [*render([table]), *broken]

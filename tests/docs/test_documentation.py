@@ -27,7 +27,9 @@ def write(pytester: pytest.Pytester, page: Path) -> None:
 
 
 def with_files(pages: list[Path]) -> list[Path]:
-    return [page for page in pages if any(name.endswith(".py") for name in files(page))]
+    """All but the README, whose test breaks its budget on purpose and is held to its output."""
+    shown = [page for page in pages if any(name.endswith(".py") for name in files(page))]
+    return [page for page in shown if page.name != "README.md"]
 
 
 @pytest.mark.parametrize("page", with_files(PAGES), ids=lambda page: page.name)

@@ -1,9 +1,8 @@
-#!/usr/bin/env python3
 """Stands in AMDuProfCLI's place: real layout, real time, a known power.
 
-FAKE_UPROF is a JSON object: packages and cores (each a list of [CLOCK_MONOTONIC s, W] segments), and optionally
-start_s, version, error, missing (row indices not written), rows (false: header only), buffered (rows written at
-the end), midnight (start the times of day at 23:59:58 is not possible here: the clock is real).
+FAKE_UPROF is a JSON object: packages and cores (lists of [CLOCK_MONOTONIC s, W] segments), and optionally
+start_s, version, error, missing (record numbers that are not written), rows (false: header only), buffered
+(true: rows are written when it ends).
 """
 
 import datetime as dt
@@ -34,23 +33,22 @@ def main():
         options[arguments[0]] = arguments[1]
         arguments = arguments[2:]
     if "error" in scenario:
-        print(scenario["error"])
+        sys.stdout.write(scenario["error"])
         return 1
     assert options["--event"] == "power"
     interval_s = int(options["--interval"]) / 1000
     time.sleep(scenario.get("start_s", 0.1))
     program = subprocess.Popen(arguments)
     name = Path(arguments[0]).name
-    started = dt.datetime.now()
+    started = dt.datetime.now()  # noqa: DTZ005 - as uProf does
     folder = Path(options["-o"]) / f"AMDuProf-{name}-Timechart_{started:%b-%d-%Y_%H-%M-%S}"
     folder.mkdir()
     columns = [f"socket{n}-package-power" for n in range(len(scenario["packages"]))]
     columns += [f"core{n}-power" for n in range(len(scenario["cores"]))]
     powers = [*scenario["packages"], *scenario["cores"]]
     with (folder / "timechart.csv").open("w") as file:
-        file.write(
-            f"AMDPROFILER POWER PROFILE REPORT\n\nAMDuProfCLI Version {scenario.get('version', '4.1.424.0')}\n\n"
-        )
+        version = scenario.get("version", "4.1.424.0")
+        file.write(f"AMDPROFILER POWER PROFILE REPORT\n\nAMDuProfCLI Version {version}\n\n")
         file.write(f"LAUNCHED APPLICATION DETAILS\nTarget Path:,{name},\nCPU Core Affinity Mask:,,\n\n")
         file.write("PROFILE DETAILS\nCPU Details:,Family(0x17) Model(0x31)\n")
         file.write(f"Sampling Interval:,{int(options['--interval'])} milli-seconds\n")
@@ -64,7 +62,7 @@ def main():
         record = 0
         while program.poll() is None:
             time.sleep(max(0.0, last_s + interval_s - time.monotonic()))
-            now, now_s = dt.datetime.now(), time.monotonic()
+            now, now_s = dt.datetime.now(), time.monotonic()  # noqa: DTZ005 - as uProf does
             record += 1
             if record not in scenario.get("missing", []) and scenario.get("rows", True):
                 watts = [(energy_j(p, now_s) - energy_j(p, last_s)) / (now_s - last_s) for p in powers]

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
-import random
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from pytest_llmenergy.analysis.gate.readings import Reading, Session
 from pytest_llmenergy.records import Campaign, Cell, Provenance
+
+if TYPE_CHECKING:
+    import random
 
 AXIS = (8, 16, 32, 64, 128, 256, 512, 1024, 2048)
 

@@ -54,7 +54,7 @@ class ManualScheduler:
 
     now_s: float = 0.0
     late_s: Callable[[], float] = lambda: 0.0
-    on_advance: Callable[[float], None] = lambda now_s: None
+    on_advance: Callable[[float], None] = lambda _: None
     cpu_s: float = 0.0
     _due: list[tuple[float, int, Callable[[float], float]]] = field(default_factory=list)
     _count: int = 0

@@ -13,13 +13,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from doubles.nvml import NvmlDouble  # noqa: E402
-from doubles.powercap import PowercapTree  # noqa: E402
-from doubles.powercurve import ManualScheduler  # noqa: E402
-
-from pytest_llmenergy.meters.machine import Machine  # noqa: E402
+from pytest_llmenergy.meters.machine import Machine
+from tests.doubles.nvml import NvmlDouble
+from tests.doubles.powercap import PowercapTree
+from tests.doubles.powercurve import ManualScheduler
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -13,9 +13,8 @@ from pytest_llmenergy.meters.window import Meters
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from doubles.powercurve import ManualScheduler
-
     from pytest_llmenergy.meters.machine import Machine
+    from tests.doubles.powercurve import ManualScheduler
 
 
 def monitor(machine: Machine, name: str = "amd_energy") -> Path:

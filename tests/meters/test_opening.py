@@ -11,11 +11,10 @@ from pytest_llmenergy.meters import open_meters
 from pytest_llmenergy.records import MeterSource, Provenance
 
 if TYPE_CHECKING:
-    from doubles.nvml import NvmlDouble
-    from doubles.powercap import PowercapTree
-
     from pytest_llmenergy.meters.machine import Machine
     from pytest_llmenergy.meters.window import Meters
+    from tests.doubles.nvml import NvmlDouble
+    from tests.doubles.powercap import PowercapTree
 
 NO_DRIVER = "gpu A\npower 0 0 9\nerror nvmlInitWithFlags -1 9 -1e9 1e9"
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from doubles.powercap import PowercapTree
 
 from pytest_llmenergy import accounting
 from pytest_llmenergy.errors import MeterUnavailableError, Unavailable
@@ -13,12 +12,13 @@ from pytest_llmenergy.meters.machine import Machine
 from pytest_llmenergy.meters.rapl import open_rapl
 from pytest_llmenergy.meters.window import Meters
 from pytest_llmenergy.records import Provenance
+from tests.doubles.powercap import PowercapTree
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from doubles.powercurve import ManualScheduler
+    from tests.doubles.powercurve import ManualScheduler
 
 RANGE_UJ = 65_532_610_987  # of an AMD CPU: round every 234 s at 280 W
 

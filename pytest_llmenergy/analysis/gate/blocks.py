@@ -7,13 +7,12 @@ over blocks holds all of it and nothing has to be assumed.
 from __future__ import annotations
 
 import math
-import statistics
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytest_llmenergy.analysis.gate.evidence import Evidence, of_mean
-from pytest_llmenergy.analysis.gate.routes import RELATIVE_MIN_CELLS, CellEvidence, shared_routes
+from pytest_llmenergy.analysis.gate.routes import CellEvidence, spreads
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -48,25 +47,14 @@ def block_evidence(blocks: Sequence[tuple[Session, Session]]) -> Found:
         for cell, before in base.readings.items():
             after = head.readings.get(cell)
             if before.logs and after is not None and after.logs:
-                changes[cell][index] = after.level - before.level
+                changes[cell][index] = after.median - before.median
     cells: dict[Cell, CellEvidence] = {}
     grids: dict[str, Evidence] = {}
     sizes: dict[str, int] = {}
     for model, members in by_model(list(changes)).items():
-        absolute = shared_routes({cell: list(changes[cell].values()) for cell in members})
+        found = spreads({cell: changes[cell] for cell in members}, len(blocks))
+        cells |= {cell: spread.evidence() for cell, spread in found.items()}
         whole = [cell for cell in members if len(changes[cell]) == len(blocks)]
-        relative = {}
-        if len(whole) >= RELATIVE_MIN_CELLS:
-            centres = [statistics.median(changes[cell][k] for cell in whole) for k in range(len(blocks))]
-            relative = shared_routes(
-                {cell: [changes[cell][k] - centre for k, centre in enumerate(centres)] for cell in whole}
-            )
-        cells.update(
-            {
-                cell: CellEvidence(absolute=route, relative=relative.get(cell))
-                for cell, route in absolute.items()
-            }
-        )
         levels = [
             math.fsum(changes[cell][k] for cell in whole) / len(whole) for k in range(len(blocks)) if whole
         ]

@@ -21,6 +21,8 @@ K = TypeVar("K")
 
 # Student's t for more degrees of freedom is taken at this many: wider by under 2 %, and quick.
 MAX_DF = 200
+# One in ten may be missed; half of that, since the error that sets the critical value is itself an estimate.
+_MISSED = 0.05
 _ANYTHING = 20.0  # a bound beyond e^20 bounds nothing
 SHRINK_MIN_CELLS = 3  # fewer say nothing of how noise varies over cells
 
@@ -63,18 +65,17 @@ class Evidence:
         central = student_t.central_probability(abs(t), min(self.df, MAX_DF))
         return (1 - central) / 2 if t > 0 else (1 + central) / 2
 
-    def smallest_effect(self, alpha: float, fail_from: float, power: float = 0.9) -> float:
-        """The relative increase that this measurement would have failed with the given probability.
+    def smallest_effect(self, alpha: float, fail_from: float) -> float:
+        """The relative increase that such a measurement fails nine times in ten.
 
-        The test asks for an estimate above both its critical value and `fail_from`; with the error estimated
-        from the same data, (estimate - truth) / se is Student's t, so the power is met on average over runs.
+        The test asks for an estimate above both its critical value and `fail_from`.
         """
-        return self.smallest_effect_beyond(self.quantile(alpha) * self.se, fail_from, power)
+        return self.smallest_effect_beyond(self.quantile(alpha) * self.se, fail_from)
 
-    def smallest_effect_beyond(self, critical: float, fail_from: float, power: float = 0.9) -> float:
+    def smallest_effect_beyond(self, critical: float, fail_from: float) -> float:
         """The same for a critical value of d that is known."""
         least = max(critical, math.log1p(fail_from))
-        return as_change(least + self.quantile(1 - power) * self.se)
+        return as_change(least + self.quantile(_MISSED) * self.se)
 
 
 def of_mean(values: Sequence[float]) -> Evidence | None:
@@ -96,7 +97,7 @@ def welch(estimate: float, estimated: Sequence[tuple[float, int]], assumed: floa
     """Add variances, estimated ones with their degrees of freedom (Satterthwaite 1946) and an assumed one."""
     total = assumed + math.fsum(part for part, _ in estimated)
     spread = math.fsum(part**2 / df for part, df in estimated if part > 0)
-    df = None if spread == 0 else max(1, min(MAX_DF, int(total**2 / spread)))
+    df = None if spread == 0 else max(1, min(MAX_DF, int(total**2 / spread + 1e-9)))
     return Evidence(estimate=estimate, se=math.sqrt(total), df=df)
 
 

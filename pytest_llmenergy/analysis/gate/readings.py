@@ -36,12 +36,17 @@ class Reading:
 
     @property
     def level(self) -> float:
-        """The session's figure: the median trial, which spikes do not move."""
+        """The session's figure: the mean over its trials, whose spread says how far to trust it."""
+        return statistics.fmean(self.logs)
+
+    @property
+    def median(self) -> float:
+        """A block's figure: the median of its few trials, whose spread the other blocks show."""
         return statistics.median(self.logs)
 
     @property
     def energy_j_per_token(self) -> float | None:
-        """The median trial in J per generated token."""
+        """The (geometric) mean trial in J per generated token."""
         return math.exp(self.level) if self.logs else None
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from pytest_llmenergy.analysis.gate.blocks import Found, by_model
 from pytest_llmenergy.analysis.gate.evidence import MAX_DF, Evidence, Prior, prior, variance, welch
-from pytest_llmenergy.analysis.gate.routes import CellEvidence, Route, beside_the_rest, shared_routes
+from pytest_llmenergy.analysis.gate.routes import CellEvidence, Route, beside_the_rest, spreads, with_floors
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 
 # The one published figure for whole runs found is 0.83 % (energy-bench, an L40S); rounded up.
 DEFAULT_SESSION_SPREAD = 0.01
-# A median of normal values has up to this times the variance of their mean.
-_MEDIAN_VARIANCE = math.pi / 2
-_MEDIAN_IS_MEAN_TO = 2
 # A spread by the median absolute deviation: its scale and efficiency for normal values.
 _MAD_SCALE = 1.4826
 _MAD_EFFICIENCY = 0.37
@@ -112,8 +109,7 @@ def _trial_variance(
             own, df = spread.shrink(variance(reading.logs), n - 1)
             if df == 0:
                 return 0.0, 0
-            of_median = own / n * (_MEDIAN_VARIANCE if n > _MEDIAN_IS_MEAN_TO else 1.0)
-            parts.append((of_median / count**2, df))
+            parts.append((own / n / count**2, df))
     total = welch(0.0, parts, 0.0)
     return total.se**2, MAX_DF if total.df is None else total.df
 
@@ -130,14 +126,11 @@ def history_evidence(bases: Sequence[Session], heads: Sequence[Session], min_ses
         short += len(everything) - len(members)
         if len(bases) < min_sessions:
             members, short = everything, 0
+        cells |= _history_cells(members, bases, heads)
         centres = {cell: statistics.median(r.level for r in _measured_in(cell, bases)) for cell in members}
-        found = _session_routes(members, centres, bases, heads, beside=False)
-        relative = _session_routes(members, centres, bases, heads, beside=True)
-        for cell, route in found.items():
-            cells[cell] = CellEvidence(absolute=route, relative=relative.get(cell))
         if len(members) > 1:
             before, after = (
-                [level for s in sessions if (level := _session_level(s, centres, mean=True)) is not None]
+                [level for s in sessions if (level := _session_level(s, centres)) is not None]
                 for sessions in (bases, heads)
             )
             if len(before) > 1 and after:
@@ -159,47 +152,36 @@ def history_evidence(bases: Sequence[Session], heads: Sequence[Session], min_ses
     return Found(cells=cells, grids=grids, grid_sizes=sizes, notes=tuple(notes), may_fail=may_fail)
 
 
-def _session_level(session: Session, centres: dict[Cell, float], *, mean: bool) -> float | None:
-    """How far a session's cells lie above the usual; their median is not moved by one cell that changed."""
+def _session_level(session: Session, centres: dict[Cell, float]) -> float | None:
+    """How far a session's cells lie above the usual, on average."""
     shifts = [
         reading.level - centre
         for cell, centre in centres.items()
         if (reading := session.readings.get(cell)) is not None and reading.logs
     ]
-    if not shifts:
-        return None
-    return statistics.fmean(shifts) if mean else statistics.median(shifts)
+    return statistics.fmean(shifts) if shifts else None
 
 
-def _session_routes(
-    members: Sequence[Cell],
-    centres: dict[Cell, float],
-    bases: Sequence[Session],
-    heads: Sequence[Session],
-    *,
-    beside: bool,
-) -> dict[Cell, Route]:
-    """Routes of the cells by themselves, or (`beside`) less their session's level."""
-    if beside and not beside_the_rest(centres):
-        return {}
-    level = {
-        id(session): (_session_level(session, centres, mean=False) or 0.0) if beside else 0.0
-        for session in (*bases, *heads)
-    }
-
-    def shifts(cell: Cell, sessions: Sequence[Session]) -> list[float]:
-        return [
-            session.readings[cell].level - level[id(session)]
-            for session in sessions
-            if cell in session.readings and session.readings[cell].logs
-        ]
-
-    changes: dict[Cell, list[float]] = {}
-    weights: dict[Cell, float] = {}
+def _history_cells(
+    members: Sequence[Cell], bases: Sequence[Session], heads: Sequence[Session]
+) -> dict[Cell, CellEvidence]:
+    """Each cell's change against every stored session: the mean is the estimate."""
+    changes: dict[Cell, dict[int, float]] = {}
     for cell in members:
-        before, after = shifts(cell, bases), shifts(cell, heads)
-        head = statistics.fmean(after)
-        # The change against each stored session: their mean is the estimate, their spread the sessions'.
-        changes[cell] = [head - b for b in before]
-        weights[cell] = 1 / len(before) + 1 / len(after)
-    return shared_routes(changes, weights)
+        head = statistics.fmean(r.level for r in _measured_in(cell, heads))
+        changes[cell] = {
+            k: head - reading.level
+            for k, base in enumerate(bases)
+            if (reading := base.readings.get(cell)) is not None and reading.logs
+        }
+    priors = [_trial_prior(session, members) for session in heads]
+    alone = [Prior(variance=0.0, df=0)] * len(heads)
+    found = {
+        cell: spread.evidence(
+            heads=len(_measured_in(cell, heads)),
+            trials_own=_trial_variance(cell, (), heads, alone),
+            trials_shared=_trial_variance(cell, (), heads, priors),
+        )
+        for cell, spread in spreads(changes, len(bases)).items()
+    }
+    return with_floors(found, changes)

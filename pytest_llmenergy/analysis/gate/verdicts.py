@@ -64,7 +64,7 @@ class Rules:
     lone: Tolerance = Tolerance(fail_from=0.02, pass_below=0.05)  # a model of one cell
     cells: Mapping[Cell, Tolerance] = field(default_factory=dict)  # single cells that differ
     grid_alpha: float = 0.01  # over all grids (and lone cells) together
-    cell_alpha: float = 0.005  # over all cells together
+    cell_alpha: float = 0.0025  # over all cells together
     session_spread: float | None = None  # assumed sd of a session's level, relative
     min_sessions: int = 10  # history below this never fails
     subset: bool = False  # the head left cells out on purpose
@@ -86,7 +86,7 @@ class Rules:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """A verdict with the change it rests on; the bounds are one-sided ones, each at 99 %."""
+    """A verdict with the change it rests on; the bounds are one-sided, each at the confidence."""
 
     verdict: Verdict
     change: float | None = None  # relative: 0.05 is 5 % more energy per token
@@ -128,6 +128,7 @@ class GateReport:
     cells: tuple[CellOutcome, ...]
     grids: tuple[GridOutcome, ...]
     false_alarm_rate: float  # at most, over the whole run, where nothing has changed
+    confidence: float = 0.99  # of each bound
     strict: bool = False
     subset: bool = False
     notes: tuple[str, ...] = ()
@@ -189,9 +190,9 @@ class GateReport:
 
     @property
     def smallest_cell_effect(self) -> float | None:
-        """The median cell's: an increase in that cell alone."""
+        """An increase in one cell alone, for nine in ten of the cells."""
         known = sorted(c.outcome.smallest_effect for c in self.cells if c.outcome.smallest_effect is not None)
-        return known[len(known) // 2] if known else None
+        return known[(9 * len(known)) // 10] if known else None
 
     def to_document(self) -> dict[str, Any]:
         """The report as llmenergy.gate/1; relative changes, unknown is null."""
@@ -204,6 +205,7 @@ class GateReport:
             "head": self.head,
             "units": self.units,
             "strict": self.strict,
+            "confidence": self.confidence,
             "false_alarm_rate": self.false_alarm_rate,
             "smallest_effect": _finite(self.smallest_effect),
             "smallest_cell_effect": _finite(self.smallest_cell_effect),
