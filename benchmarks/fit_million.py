@@ -167,9 +167,9 @@ def main() -> None:
         ours_s = ours[counts[-1]]
         all_s = peer_s + left_out_s * MODELS * SYSTEMS
         print(
-            f"import and fit of {counts[-1]} trials, CPU time: {all_s / ours_s:.0f} x faster than the same fits,"
+            f"import and fit of {counts[-1]} trials, CPU time: {all_s / ours_s:.0f} x faster than the peer,"
         )
-        print(f"{peer_s / ours_s:.1f} x faster than those without their left-out errors")
+        print(f"{peer_s / ours_s:.1f} x faster than the peer without left-out errors")
         growth = ours[counts[-1]] / ours[counts[-2]]
         print(f"twice the trials take {growth:.2f} x the time")
 

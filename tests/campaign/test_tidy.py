@@ -57,7 +57,7 @@ def test_an_empty_energy_is_unknown_and_not_zero(tmp_path: Path) -> None:
 
 
 def test_rows_of_a_cell_need_not_stand_together(tmp_path: Path) -> None:
-    """Cells are numbered by their settings, in the order of their first rows; unknown settings are one too."""
+    """Cells are numbered by their settings, in the order of their first rows; unknown is a setting."""
     rows = [
         f"m,node,{gpus},32,8,{n},{trial},0.5,9,\n" for trial in (1, 2) for gpus in ("", "1") for n in (16, 8)
     ]
