@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_llmenergy.analysis.energy_model import load_fits
+from pytest_llmenergy.analysis.choose import AUTO
+from pytest_llmenergy.analysis.forms import FORM_NAMES
 from pytest_llmenergy.cli import main
+from pytest_llmenergy.cli.fit import command
 from pytest_llmenergy.simulation import Coefficients
 from tests.doubles.scripted import ENERGY, GRID, scripted
 
@@ -126,6 +129,12 @@ def test_a_group_that_cannot_be_fitted_does_not_take_the_others_along(
     (skipped,) = json.loads(out.read_text())["skipped"]
     assert (skipped["model"], skipped["metric"]) == ("b", "runtime_s")
     assert "every cell has tokens_out 32" in skipped["reason"]
+
+
+def test_the_command_offers_every_form() -> None:
+    """Its list stands apart, so that --help needs no numpy."""
+    (option,) = (one for one in command.params if one.name == "form")
+    assert tuple(option.type.choices) == (AUTO, *FORM_NAMES)
 
 
 def test_many_fits_are_shown_in_short(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
