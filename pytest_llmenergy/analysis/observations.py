@@ -290,6 +290,10 @@ def _refuse_impossible(path: Path, cells: pl.DataFrame, trials: pl.DataFrame) ->
 _Layout: TypeAlias = tuple[tuple[str, Provenance], ...]
 
 
+def _layout(trial: _Trial) -> _Layout:
+    return tuple([(domain.domain, domain.provenance) for domain in trial.domains])
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Plan:
     """Which domains enter the sums of ENERGIES, and whether the GPU's and the CPU's hold an estimate."""
@@ -311,29 +315,25 @@ class _Sums:
         counted = [trial for trial in trials if not trial.warmup and trial.excluded is None]
         if not counted:
             return 0
-        layouts = {len(trial.domains) for trial in counted}
-        places = range(min(layouts))
-        names = [{trial.domains[i].domain for trial in counted} for i in places]
-        sources = [{trial.domains[i].provenance for trial in counted} for i in places]
-        if len(layouts) == 1 and all(len(found) == 1 for found in (*names, *sources)):
-            self._add_alike(counted)
-        else:
-            for trial in counted:
-                self._add_alike([trial])
+        layout = _layout(counted[0])
+        if {len(trial.domains) for trial in counted} == {len(layout)}:
+            domains = [domain for trial in counted for domain in trial.domains]
+            if [(domain.domain, domain.provenance) for domain in domains] == list(layout) * len(counted):
+                self._add_alike(layout, counted, [domain.energy_j for domain in domains])
+                return len(counted)
+        for trial in counted:
+            self._add_alike(_layout(trial), [trial], [domain.energy_j for domain in trial.domains])
         return len(counted)
 
-    def _add_alike(self, trials: list[_Trial]) -> None:
-        """Trials with the same domains of the same provenance, in the same order."""
-        layout = tuple([(domain.domain, domain.provenance) for domain in trials[0].domains])
+    def _add_alike(self, layout: _Layout, trials: list[_Trial], energies_j: list[float | None]) -> None:
+        """Trials with the same domains of the same provenance; energies trial after trial."""
         plan = self._plans.get(layout) or self._plan(layout)
-        columns = [
-            [np.nan if (x := trial.domains[i].energy_j) is None else x for trial in trials]
-            for i in range(len(layout))
-        ]
+        known = [np.nan if x is None else x for x in energies_j]
         for name, parts in zip(ENERGIES, plan.parts, strict=True):
-            chosen = [columns[i] for i in parts]
-            total = [sum(x) for x in zip(*chosen, strict=True)] if chosen else [np.nan] * len(trials)
-            self._columns[name].extend(total)
+            columns = [known[i :: len(layout)] for i in parts]
+            if len(columns) > 1:
+                columns = [[sum(x) for x in zip(*columns, strict=True)]]
+            self._columns[name].extend(columns[0] if columns else [np.nan] * len(trials))
         self._columns["runtime_s"].extend([trial.runtime_s for trial in trials])
         for name, is_estimated in zip(self._estimated, plan.estimated, strict=True):
             self._estimated[name].extend([is_estimated] * len(trials))

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _PATH = click.Path(path_type=Path)
 
 
-class _PerModel(click.ParamType):
+class _PerModel(click.ParamType):  # type: ignore[type-arg]  # generic in its stubs alone
     """MODEL=VALUE, or several with commas between."""
 
     name = "MODEL=VALUE"
@@ -45,7 +45,7 @@ class _PerModel(click.ParamType):
         return pairs
 
 
-class _Read(click.ParamType):
+class _Read(click.ParamType):  # type: ignore[type-arg]  # as above
     def __init__(self, name: str, read: Callable[[str], Any]) -> None:
         self.name = name
         self._read = read
@@ -194,39 +194,50 @@ def run(**given: Any) -> None:
         click.echo(line)
 
 
+def _spell(names: list[str]) -> str:
+    return " and ".join(f"--{name.replace('_', '-')}" for name in names)
+
+
 def _check(given: dict[str, Any]) -> None:
-    demands = [name for name in ("accuracy_at_least", "energy_at_most") if given[name] is not None]
-    operators = [
-        name
-        for name in ("capacity_tokens", "capacity_gpu_s", "gpu_budget", "windows")
-        if given[name] not in (None, {})
-    ]
+    """Refuse options that do not go together."""
 
-    def spell(names: list[str]) -> str:
-        return " and ".join(f"--{name.replace('_', '-')}" for name in names)
+    def among(*names: str) -> list[str]:
+        return [name for name in names if given[name] not in (None, {})]
 
-    if len(demands) > 1 or (demands and given["zeta"] is not None):
-        raise RequestError("--zeta, --accuracy-at-least and --energy-at-most each choose the plan. Give one.")
-    if demands and operators:
-        raise RequestError(f"{spell(demands)} cannot be combined with {spell(operators)}. Give --zeta.")
-    if given["output"] is not None and len(given["zeta"] or [0.5]) > 1:
-        raise RequestError("-o writes one plan. Give one --zeta, or --accuracy-at-least.")
-    if operators and given["solver"] != "prices":
-        raise RequestError(f"{spell(operators)} is always solved by PuLP on classes. Leave --solver out.")
-    if operators and given["held_out"]:
-        raise RequestError(f"--held-out follows prices, which {spell(operators)} has none of. Leave it out.")
-    if given["lp"] is not None and not given["solver"].startswith("pulp"):
-        raise RequestError("--lp saves the program of PuLP. Add --solver pulp.")
-    if given["lp"] is not None and len(given["zeta"] or [0.5]) > 1:
-        raise RequestError("--lp saves one program. Give one --zeta.")
-    if given["lengths_from"] is not None and (operators or given["latency_at_most"] is not None):
-        raise RequestError("--lengths-from goes with shares alone. Leave limits and windows out.")
-    if given["lengths_from"] is not None and given["held_out"]:
-        raise RequestError("--held-out needs known lengths. Leave --lengths-from out.")
-    if demands and given["solver"] != "prices":
-        raise RequestError(f"{spell(demands)} is met by --solver prices alone. Leave --solver out.")
-    if not 0 < given["confidence"] < 1:
-        raise RequestError(f"--confidence {given['confidence']:g} is not between 0 and 1. Try 0.95.")
+    demands = among("accuracy_at_least", "energy_at_most")
+    operators = among("capacity_tokens", "capacity_gpu_s", "gpu_budget", "windows")
+    several = len(given["zeta"] or [0.5]) > 1
+    asked = _spell(demands or operators)
+    by_pulp = given["solver"] != "prices"
+    blind = given["lengths_from"] is not None
+    refused = (
+        (
+            len(demands) > 1 or (demands and given["zeta"] is not None),
+            "--zeta, --accuracy-at-least and --energy-at-most each choose the plan. Give one.",
+        ),
+        (demands and operators, f"{asked} cannot be combined with {_spell(operators)}. Give --zeta."),
+        (given["output"] and several, "-o writes one plan. Give one --zeta, or --accuracy-at-least."),
+        (operators and by_pulp, f"{asked} is always solved by PuLP on classes. Leave --solver out."),
+        (demands and by_pulp, f"{asked} is met by --solver prices alone. Leave --solver out."),
+        (
+            operators and given["held_out"],
+            f"--held-out follows prices, which a plan under {asked} has none of. Leave it out.",
+        ),
+        (given["lp"] and not by_pulp, "--lp saves the program of PuLP. Add --solver pulp."),
+        (given["lp"] and several, "--lp saves one program. Give one --zeta."),
+        (
+            blind and (operators or given["latency_at_most"] is not None),
+            "--lengths-from goes with shares alone. Leave limits and windows out.",
+        ),
+        (blind and given["held_out"], "--held-out needs known lengths. Leave --lengths-from out."),
+        (
+            not 0 < given["confidence"] < 1,
+            f"--confidence {given['confidence']:g} is not between 0 and 1. Try 0.95.",
+        ),
+    )
+    for is_so, message in refused:
+        if is_so:
+            raise RequestError(message)
 
 
 def _bounds(hosts: tuple[Host, ...], queries: int, given: dict[str, Any]) -> Any:

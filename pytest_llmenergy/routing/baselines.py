@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pytest_llmenergy.errors import RequestError
 from pytest_llmenergy.routing.frontier import Point, at_accuracy
 from pytest_llmenergy.routing.solve import InfeasibleError
-from pytest_llmenergy.errors import RequestError
 from pytest_llmenergy.routing.workload import class_rows
 
 if TYPE_CHECKING:

@@ -104,7 +104,8 @@ def blind_problem(
 def in_hindsight(blind: Problem, flow: Ints, known: Problem) -> Floats:
     """What a blind plan comes to once the lengths are known: (K, C) mean queries of each real class.
 
-    A prompt length's queries go to the models in the plan's proportions, whatever their answers turn out to be.
+    A prompt length's queries go to the models in the plan's proportions, whatever their answers turn out to
+    be.
     """
     where = np.searchsorted(blind.workload.tokens_in, known.workload.tokens_in)
     parts = flow / blind.workload.counts

@@ -1,7 +1,7 @@
-"""Equation 2 of the paper as arrays: what each class of queries costs at each model, and how many each may get.
+"""Equation 2 as arrays: what each class of queries costs at each model, and how many each may get.
 
-Wilkins, Keshav and Mortier, Offline Energy-Optimal LLM Serving (HotCarbon'24), section 4. Energy and accuracy are
-divided by the largest value over all (query, model) pairs of the workload: section 4's dynamic normalisation.
+Wilkins, Keshav and Mortier, Offline Energy-Optimal LLM Serving (HotCarbon'24), section 4. Energy and accuracy
+are divided by the largest value over all (query, model) pairs of the workload: its dynamic normalisation.
 """
 
 from __future__ import annotations
@@ -250,7 +250,7 @@ def _exact_bounds(
 def largest_remainder(shares: Sequence[float], queries: int) -> Ints:
     """Whole counts nearest to the shares that add up to the queries."""
     quotas = np.array(shares) * queries
-    counts = np.floor(quotas).astype(np.int64)
+    counts: Ints = np.floor(quotas).astype(np.int64)
     by_remainder = np.argsort(-(quotas - counts), kind="stable")
     counts[by_remainder[: queries - int(counts.sum())]] += 1
     return counts

@@ -50,7 +50,7 @@ def binary_program(costs: Floats, counts: Ints, lower: Ints, upper: Ints) -> tup
         served = pulp.lpSum(x[k][i] for i in queries)
         program += served >= int(lower[k]), f"least_model_{k}"
         program += served <= int(upper[k]), f"most_model_{k}"
-    for k, i in set((k, i) for k in models for i in queries) - set(pairs):
+    for k, i in {(k, i) for k in models for i in queries} - set(pairs):
         program += x[k][i] == 0, f"too_slow_{k}_{i}"
     return program, x
 

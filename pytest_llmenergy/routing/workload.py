@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from pytest_llmenergy.errors import DocumentError, RequestError, require
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     import polars as pl
     from numpy.typing import ArrayLike, NDArray
@@ -89,7 +89,9 @@ def _whole(values: ArrayLike, name: str) -> Ints:
 
 def _good(values: NDArray[Any]) -> NDArray[np.bool_]:
     floats = values.astype(np.float64)
-    return np.isfinite(floats) & (floats >= 0) & (floats <= _MOST) & (floats == np.floor(floats))
+    good: NDArray[np.bool_] = np.isfinite(floats) & (floats >= 0) & (floats <= _MOST)
+    good &= floats == np.floor(floats)
+    return good
 
 
 _REMEDY = "Token counts are whole numbers from 0 up."
@@ -133,7 +135,8 @@ def _scan(path: Path, dtype: Any, *, lengths_known: bool) -> pl.LazyFrame:
             raise DocumentError(path, f"has no column {name!r}.", _EXAMPLE)
     if not lengths_known:
         frame = frame.with_columns(tokens_out=polars.lit(0, dtype))
-    return frame.select(*COLUMNS, *([COUNT] if COUNT in names else []))
+    selected: pl.LazyFrame = frame.select(*COLUMNS, *([COUNT] if COUNT in names else []))
+    return selected
 
 
 def _first_line(error: Exception) -> str:

@@ -35,7 +35,9 @@ def fits(tmp_path):
 def workload(tmp_path):
     rng = np.random.default_rng(2)
     path = tmp_path / "workload.csv"
-    pl.DataFrame({"tokens_in": rng.integers(5, 60, 200), "tokens_out": rng.geometric(0.01, 200)}).write_csv(path)
+    pl.DataFrame({"tokens_in": rng.integers(5, 60, 200), "tokens_out": rng.geometric(0.01, 200)}).write_csv(
+        path
+    )
     return path
 
 
@@ -62,7 +64,9 @@ def fit_document(path, **changes):
             "form": "paper",
             "chosen": True,
             "intercept": False,
-            "coefficients": {"tokens_out": {"value": value, "se": 0.1, "ci_low": 0, "ci_high": 1, "unit": "J"}},
+            "coefficients": {
+                "tokens_out": {"value": value, "se": 0.1, "ci_low": 0, "ci_high": 1, "unit": "J"}
+            },
             "n": 81,
             "is_usable": True,
             "reasons": [],
@@ -100,7 +104,11 @@ def test_energy_is_what_the_coefficients_say(route, tmp_path, workload):
     _, _, _ = route("--zeta", "0.4", "--json", tmp_path / "p.json", "-o", tmp_path / "plan.csv")
     plan = pl.read_csv(tmp_path / "plan.csv")
     assert plan.select("tokens_in", "tokens_out").equals(pl.read_csv(workload))
-    rates = {"llama-2-7b": (-0.5, 30, 0.5097), "llama-2-13b": (1, 55, 0.5569), "llama-2-70b": (2, 410, 0.6452)}
+    rates = {
+        "llama-2-7b": (-0.5, 30, 0.5097),
+        "llama-2-13b": (1, 55, 0.5569),
+        "llama-2-70b": (2, 410, 0.6452),
+    }
     energy = sum(max(0, rates[m][0] * t + rates[m][1] * n) for t, n, m in plan.rows())
     accuracy = sum(rates[m][2] * (t + n) for t, n, m in plan.rows()) / sum(t + n for t, n, _ in plan.rows())
     point = json.loads((tmp_path / "p.json").read_text())["points"][0]
@@ -121,7 +129,9 @@ def test_a_sweep_has_both_its_ends(route, tmp_path):
 def test_pulp_gives_the_same_plan(route, tmp_path):
     """The reference, its program saved."""
     route("--zeta", "0.3", "--json", tmp_path / "ours.json")
-    status, _, _ = route("--zeta", "0.3", "--solver", "pulp", "--lp", tmp_path / "x.lp", "--json", tmp_path / "pulp.json")
+    status, _, _ = route(
+        "--zeta", "0.3", "--solver", "pulp", "--lp", tmp_path / "x.lp", "--json", tmp_path / "pulp.json"
+    )
     assert status == 0
     ours, pulp = (json.loads((tmp_path / f"{n}.json").read_text())["points"][0] for n in ("ours", "pulp"))
     assert pulp["objective"] == pytest.approx(ours["objective"], rel=1e-9)
@@ -143,19 +153,31 @@ def test_demands_choose_zeta(route, tmp_path):
 
 def test_operators_constraints_are_solved_with_a_gap(route, tmp_path):
     """Capacities, hosting and windows by their options."""
-    status, out, _ = route("--zeta", 0.1, "--capacity-tokens", "llama-2-70b=5000", "--json", tmp_path / "c.json")
+    status, out, _ = route(
+        "--zeta", 0.1, "--capacity-tokens", "llama-2-70b=5000", "--json", tmp_path / "c.json"
+    )
     assert status == 0
     assert "of the bound that no plan can be below" in out or "optimal" in out
     status, out, _ = route(
-        "--zeta", 0.1, "--gpu-budget", 8, "--horizon", 2000, "--gpus", "llama-2-7b=1,llama-2-13b=1,llama-2-70b=4",
-        "--json", tmp_path / "h.json",
+        "--zeta",
+        0.1,
+        "--gpu-budget",
+        8,
+        "--horizon",
+        2000,
+        "--gpus",
+        "llama-2-7b=1,llama-2-13b=1,llama-2-70b=4",
+        "--json",
+        tmp_path / "h.json",
     )
     assert status == 0
     hosting = json.loads((tmp_path / "h.json").read_text())["hosting"][0]
     assert sum(entry["gpus"] for entry in hosting.values()) <= 8
     assert "GPUs in use" in out
     (tmp_path / "w.csv").write_text("start_s,end_s,price_per_kwh\n0,10,0.3\n10,20,0.1\n")
-    status, out, _ = route("--windows", tmp_path / "w.csv", "-o", tmp_path / "plan.csv", "--json", tmp_path / "w.json")
+    status, out, _ = route(
+        "--windows", tmp_path / "w.csv", "-o", tmp_path / "plan.csv", "--json", tmp_path / "w.json"
+    )
     assert status == 0
     assert set(pl.read_csv(tmp_path / "plan.csv")["window"]) == {1}
     assert "in its first window" in out
@@ -167,9 +189,16 @@ def test_held_out_and_unknown_lengths(route, tmp_path, workload):
     assert status == 0
     assert "held out" in out
     assert json.loads((tmp_path / "p.json").read_text())["held_out"][0]["queries"] == 100
-    (tmp_path / "prompts.csv").write_text("tokens_in\n" + "\n".join(str(5 + i % 50) for i in range(120)) + "\n")
+    (tmp_path / "prompts.csv").write_text(
+        "tokens_in\n" + "\n".join(str(5 + i % 50) for i in range(120)) + "\n"
+    )
     status, out, _ = route(
-        "--lengths-from", workload, "--json", tmp_path / "b.json", "-o", tmp_path / "plan.csv",
+        "--lengths-from",
+        workload,
+        "--json",
+        tmp_path / "b.json",
+        "-o",
+        tmp_path / "plan.csv",
         workload=tmp_path / "prompts.csv",
     )
     assert status == 0
@@ -178,8 +207,8 @@ def test_held_out_and_unknown_lengths(route, tmp_path, workload):
 
 
 def test_a_hand_written_fits_document_is_enough(route, tmp_path):
-    """Fits with the promised fields only; accuracies from Table 1; energy in all, where every model has it."""
-    status, out, _ = route("--json", tmp_path / "p.json", fits=fit_document(tmp_path / "fits.json"))
+    """Fits with the promised fields only; accuracies from Table 1; energy in all where it is known."""
+    status, _, _ = route("--json", tmp_path / "p.json", fits=fit_document(tmp_path / "fits.json"))
     assert status == 0
     plan = json.loads((tmp_path / "p.json").read_text())
     assert plan["metric"] == "energy_j"
@@ -279,11 +308,17 @@ def test_a_model_on_two_systems_is_two_hosts(route, tmp_path):
     """Named with their systems, with the accuracy of the model."""
     path = fit_document(tmp_path / "fits.json")
     document = json.loads(path.read_text())
-    document["fits"] += [{**fit, "system": "other"} for fit in document["fits"] if fit["model"] == "mixtral-8x7b"]
+    document["fits"] += [
+        {**fit, "system": "other"} for fit in document["fits"] if fit["model"] == "mixtral-8x7b"
+    ]
     path.write_text(json.dumps(document))
     status, _, _ = route("--json", tmp_path / "p.json", fits=path)
     assert status == 0
-    assert json.loads((tmp_path / "p.json").read_text())["models"] == ["mistral-7b", "mixtral-8x7b@node", "mixtral-8x7b@other"]
+    assert json.loads((tmp_path / "p.json").read_text())["models"] == [
+        "mistral-7b",
+        "mixtral-8x7b@node",
+        "mixtral-8x7b@other",
+    ]
 
 
 def test_the_papers_case_study_by_the_command(route, tmp_path):
@@ -291,8 +326,14 @@ def test_the_papers_case_study_by_the_command(route, tmp_path):
     if not WORKLOADS.is_dir():
         pytest.skip(f"the published workload is not at {WORKLOADS}")
     status, out, _ = route(
-        "--zeta", "0,0.5,1", "--share", SHARES, "--json", tmp_path / "p.json",
-        fits=WORKLOADS / "llama-2-paper-coefficients.csv", workload=WORKLOADS / "alpaca-like-500.csv",
+        "--zeta",
+        "0,0.5,1",
+        "--share",
+        SHARES,
+        "--json",
+        tmp_path / "p.json",
+        fits=WORKLOADS / "llama-2-paper-coefficients.csv",
+        workload=WORKLOADS / "alpaca-like-500.csv",
     )
     assert status == 0
     points = json.loads((tmp_path / "p.json").read_text())["points"]

@@ -1,5 +1,7 @@
 """The sweep over zeta, and the zeta that just meets a demand."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -16,8 +18,8 @@ def test_energy_and_accuracy_never_rise_with_zeta(problem):
     points = sweep(problem, ZETAS)
     energies = [p.totals.energy_j for p in points]
     accuracies = [p.totals.accuracy for p in points]
-    assert all(a >= b * (1 - 1e-12) for a, b in zip(energies, energies[1:], strict=False))
-    assert all(a >= b - 1e-12 for a, b in zip(accuracies, accuracies[1:], strict=False))
+    assert all(a >= b * (1 - 1e-12) for a, b in itertools.pairwise(energies))
+    assert all(a >= b - 1e-12 for a, b in itertools.pairwise(accuracies))
     assert energies[0] > 2 * energies[-1]
 
 
@@ -25,7 +27,9 @@ def test_each_point_of_a_sweep_is_the_optimum_of_its_own(problem):
     """Starting from the last prices changes nothing."""
     for point in sweep(problem, ZETAS):
         assert point.solution.gap == 0
-        assert point.solution.objective == pytest.approx(plan_at(problem, point.zeta).solution.objective, rel=1e-12)
+        assert point.solution.objective == pytest.approx(
+            plan_at(problem, point.zeta).solution.objective, rel=1e-12
+        )
 
 
 def test_the_objective_of_totals_is_that_of_the_assignment(problem):
@@ -69,7 +73,7 @@ def test_an_energy_is_met_by_the_most_accurate_plan_of_the_frontier(problem):
 
 def test_demands_nobody_can_meet_say_what_can_be_had(problem):
     """The message holds the best there is."""
-    with pytest.raises(RequestError, match="the most is 0.64"):
+    with pytest.raises(RequestError, match=r"the most is 0\.64"):
         at_accuracy(problem, 0.66)
     with pytest.raises(RequestError, match="the least is"):
         at_energy(problem, 1.0)

@@ -21,7 +21,10 @@ def history():
 def coming():
     """Twenty short prompts, ten long ones."""
     return Workload(
-        tokens_in=np.array([5, 50]), tokens_out=np.array([0, 0]), counts=np.array([20, 10]), lengths_known=False
+        tokens_in=np.array([5, 50]),
+        tokens_out=np.array([0, 0]),
+        counts=np.array([20, 10]),
+        lengths_known=False,
     )
 
 
@@ -53,11 +56,14 @@ def test_costs_are_expectations(history, coming, hosts):
 
 
 def test_a_blind_plan_is_exact_and_no_better_than_a_knowing_one(history, hosts):
-    """On the very queries the lengths were learnt from: the expectation holds, and knowledge can only help."""
+    """On the very queries lengths were learnt from: the expectation holds, knowledge can only help."""
     lengths = learn_lengths(history, least_queries=50)
     bounds = share_bounds(NAMES, 200, exact={"small": 0.4, "medium": 0.4, "large": 0.2})
     prompts = Workload(
-        tokens_in=np.array([5, 50]), tokens_out=np.array([0, 0]), counts=np.array([100, 100]), lengths_known=False
+        tokens_in=np.array([5, 50]),
+        tokens_out=np.array([0, 0]),
+        counts=np.array([100, 100]),
+        lengths_known=False,
     )
     blind = blind_problem(hosts, prompts, bounds, lengths)
     known = make_problem(hosts, history, bounds)

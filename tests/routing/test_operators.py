@@ -18,7 +18,9 @@ NAMES = ("small", "medium", "large")
 @pytest.fixture
 def tiny(hosts):
     queries = workload_of([5, 8, 9, 20, 3, 6, 14], [10, 31, 100, 40, 2, 77, 60])
-    return make_problem(hosts, queries, share_bounds(NAMES, 7, least=dict.fromkeys(NAMES, 0), most=dict.fromkeys(NAMES, 1)))
+    return make_problem(
+        hosts, queries, share_bounds(NAMES, 7, least=dict.fromkeys(NAMES, 0), most=dict.fromkeys(NAMES, 1))
+    )
 
 
 def brute_force(problem, zeta, feasible):

@@ -37,7 +37,11 @@ def test_swapping_two_unlike_queries_changes_the_objective(problem):
 def test_totals_weigh_accuracy_by_tokens(hosts):
     """One long query at the accurate model counts for more than one short one at the other."""
     queries = workload_of([10, 10], [90, 890])
-    problem = make_problem(hosts, queries, share_bounds([h.name for h in hosts], 2, least=dict.fromkeys(("small", "medium", "large"), 0)))
+    problem = make_problem(
+        hosts,
+        queries,
+        share_bounds([h.name for h in hosts], 2, least=dict.fromkeys(("small", "medium", "large"), 0)),
+    )
     flow = np.array([[1, 0], [0, 0], [0, 1]])
     totals = problem.totals(flow)
     assert totals.accuracy == pytest.approx((100 * 0.5 + 900 * 0.65) / 1000)
@@ -108,7 +112,9 @@ def test_negative_predictions_count_as_zero_and_are_counted(hosts):
     """The paper's form lets energy fall below 0; no query gives energy back."""
     from dataclasses import replace
 
-    odd = replace(hosts[0], energy=replace(hosts[0].energy, coefficients={"tokens_in": -1.0, "tokens_out": 1.0}))
+    odd = replace(
+        hosts[0], energy=replace(hosts[0].energy, coefficients={"tokens_in": -1.0, "tokens_out": 1.0})
+    )
     queries = workload_of([10, 1], [5, 5], [3, 1])
     problem = make_problem((odd, *hosts[1:]), queries, share_bounds([h.name for h in hosts], 4))
     assert problem.negative_pairs == 3
@@ -119,7 +125,9 @@ def test_queries_beyond_the_fitted_range_are_counted(hosts):
     """A prediction there is an extrapolation, and the report says so."""
     from dataclasses import replace
 
-    ranged = replace(hosts[0], energy=replace(hosts[0].energy, tokens_in_range=(8, 64), tokens_out_range=(8, 64)))
+    ranged = replace(
+        hosts[0], energy=replace(hosts[0].energy, tokens_in_range=(8, 64), tokens_out_range=(8, 64))
+    )
     queries = workload_of([8, 64, 65, 8], [8, 64, 8, 7], [1, 1, 5, 2])
     problem = make_problem((ranged, *hosts[1:]), queries, share_bounds([h.name for h in hosts], 9))
     assert problem.outside == 7
@@ -130,7 +138,8 @@ def test_a_query_is_a_part_of_a_fitted_call(hosts, workload):
     from dataclasses import replace
 
     batched = [
-        replace(h, energy=replace(h.energy, batch_size=32), runtime=replace(h.runtime, batch_size=32)) for h in hosts
+        replace(h, energy=replace(h.energy, batch_size=32), runtime=replace(h.runtime, batch_size=32))
+        for h in hosts
     ]
     bounds = share_bounds([h.name for h in hosts], workload.queries)
     one, many = make_problem(hosts, workload, bounds), make_problem(batched, workload, bounds)

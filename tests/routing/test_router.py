@@ -67,7 +67,9 @@ def test_unknown_lengths_are_expected(problem):
     lengths = learn_lengths(problem.workload, least_queries=50)
     router = Router.from_plan(document, lengths=lengths)
     outs, chances = lengths.given(5)
-    mean = (router.costs(np.full(len(outs), 5), outs) @ chances) - [document["points"][0]["prices"][n] for n in NAMES]
+    mean = (router.costs(np.full(len(outs), 5), outs) @ chances) - [
+        document["points"][0]["prices"][n] for n in NAMES
+    ]
     assert router.route(5) == NAMES[int(mean.argmin())]
 
 
@@ -90,7 +92,11 @@ def test_a_plan_without_prices_is_no_policy(problem):
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [("{", "is not a plan"), ('{"schema": "x"}', "has schema"), ('{"schema": "llmenergy.plan/1"}', "no points")],
+    [
+        ("{", "is not a plan"),
+        ('{"schema": "x"}', "has schema"),
+        ('{"schema": "llmenergy.plan/1"}', "no points"),
+    ],
 )
 def test_what_is_no_plan_is_refused(tmp_path, text, words):
     """With the file's name."""

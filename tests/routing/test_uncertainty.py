@@ -42,7 +42,9 @@ def test_the_interval_covers_the_truth_as_often_as_it_says(hosts, workload):
     for _ in range(400):
         truth = 0.0
         for k, host in enumerate(problem.hosts):
-            drawn = {term: value * (1 + 0.1 * rng.normal()) for term, value in host.energy.coefficients.items()}
+            drawn = {
+                term: value * (1 + 0.1 * rng.normal()) for term, value in host.energy.coefficients.items()
+            }
             fit = replace(host.energy, coefficients=drawn)
             truth += point.solution.flow[k] @ fit.predict(workload.tokens_in, workload.tokens_out).mean
         inside += abs(truth - point.totals.energy_j) <= half_j
@@ -52,7 +54,9 @@ def test_the_interval_covers_the_truth_as_often_as_it_says(hosts, workload):
 def test_residuals_of_classes_are_their_own(hosts, workload):
     """With exact coefficients, the residual of a class is shared by its queries and no others."""
     fits = [
-        replace(h, energy=replace(h.energy, covariance=((0.0,) * 3,) * 3, residual_scale=2.0, df_resid=10_000))
+        replace(
+            h, energy=replace(h.energy, covariance=((0.0,) * 3,) * 3, residual_scale=2.0, df_resid=10_000)
+        )
         for h in hosts
     ]
     problem, point = planned(fits, workload)

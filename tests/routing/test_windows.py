@@ -53,7 +53,10 @@ def free(hosts, timed):
 
 def test_windows_a_query_may_use_run_from_arrival_to_deadline(timed):
     """Classes are equal in tokens and windows; the deadline is the latest start."""
-    rows = {(int(t), int(f), int(n)) for t, f, n in zip(timed.workload.tokens_in, timed.first, timed.last, strict=True)}
+    rows = {
+        (int(t), int(f), int(n))
+        for t, f, n in zip(timed.workload.tokens_in, timed.first, timed.last, strict=True)
+    }
     assert rows == {(5, 0, 0), (5, 0, 1), (5, 1, 2), (8, 2, 2), (8, 0, 2)}
 
 

@@ -46,7 +46,9 @@ def test_equal_queries_are_merged(store, queries):
 
 def test_a_column_of_counts_says_how_often(store):
     """Rows of a count are as many queries; none is dropped, zero is none."""
-    frame = pl.DataFrame({"tokens_in": [5, 5, 7], "tokens_out": [1, 1, 2], "count": [3, 4, 0], "note": ["a", "b", "c"]})
+    frame = pl.DataFrame(
+        {"tokens_in": [5, 5, 7], "tokens_out": [1, 1, 2], "count": [3, 4, 0], "note": ["a", "b", "c"]}
+    )
     workload = read_workload(store(frame))
     assert (workload.tokens_in.tolist(), workload.counts.tolist()) == ([5], [7])
 
@@ -138,7 +140,13 @@ def test_an_assignment_keeps_order_and_counts(store, queries, tmp_path, monkeypa
         assert plan.columns == ["tokens_in", "tokens_out", "model"]
         assert plan.select("tokens_in", "tokens_out").equals(queries)
         sent = plan.filter(pl.col("model") == "a").group_by("tokens_in", "tokens_out").len()
-        planned = dict(zip(zip(workload.tokens_in.tolist(), workload.tokens_out.tolist(), strict=True), first.tolist(), strict=True))
+        planned = dict(
+            zip(
+                zip(workload.tokens_in.tolist(), workload.tokens_out.tolist(), strict=True),
+                first.tolist(),
+                strict=True,
+            )
+        )
         assert {(i, o): n for i, o, n in sent.rows()} == {pair: n for pair, n in planned.items() if n}
     assert not list(tmp_path.glob(".*partial"))
 
