@@ -38,7 +38,7 @@ def read_environment(*, meters: Sequence[MeterSource] = (), folder: Path | None 
     """Look at this machine; what cannot be found is None. Asks git once for the commit of `folder`."""
     import psutil
 
-    driver, gpus = _gpus()
+    driver, gpus = read_gpus()
     commit, dirty = _commit(folder or Path.cwd())
     environment = Environment(
         hostname=socket.gethostname(),
@@ -103,7 +103,8 @@ def system_name(environment: Environment) -> str:
     return environment.cpu_model or environment.hostname or "unknown"
 
 
-def _gpus() -> tuple[str | None, tuple[Gpu, ...]]:
+def read_gpus() -> tuple[str | None, tuple[Gpu, ...]]:
+    """The driver's version and its GPUs; (None, ()) without a driver."""
     import pynvml
 
     try:

@@ -43,7 +43,16 @@ class WrongWorkError(LLMEnergyError):
 
 
 class DoesNotFitError(LLMEnergyError):
-    """A model, or a cell of it, needs more memory than the machine has."""
+    """A model, or a cell of it, needs more memory than the machine has; sizes are None where unknown."""
+
+    def __init__(self, message: str, *, needed_b: int | None = None, available_b: int | None = None) -> None:
+        self.needed_b = needed_b
+        self.available_b = available_b
+        super().__init__(message)
+
+
+class EngineError(LLMEnergyError):
+    """An engine of its own process failed while it served."""
 
 
 class Unavailable(enum.StrEnum):

@@ -14,6 +14,7 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pytest_llmenergy.analysis.gate.request import GateRequest
     from pytest_llmenergy.campaign.settings import Settings
 
 
@@ -33,6 +34,7 @@ class Option:
         return "--" + self.name.replace("_", "-")
 
 
+DTYPES: Final = ("bfloat16", "float16", "float32")
 OPTIONS: Final = (
     Option("llm_energy", "measure: without this switch tests that use `energy` are skipped"),
     Option(
@@ -50,8 +52,34 @@ OPTIONS: Final = (
         "keep keys and values between steps; the paper, and the default, recompute them",
         off="--llm-energy-no-kv-cache",
     ),
+    Option(
+        "llm_energy_base_url",
+        "measure a server of this machine that speaks the OpenAI API instead of loading models; batch is "
+        "then concurrency, and the KV cache is on unless switched off",
+        "URL",
+    ),
+    Option("llm_energy_dtype", "bfloat16, float16 or float32 (what the model suggests)", "DTYPE"),
+    Option(
+        "llm_energy_device",
+        "auto, all (every GPU, split by layers), cpu, cuda or cuda:N (auto: the fewest GPUs that hold it)",
+        "DEVICE",
+    ),
+    Option("llm_energy_offload", "let what no GPU has room for stay in the machine's memory"),
+    Option("llm_energy_phases", "so many more trials a cell, split into prefill and decode (0)", "N"),
     Option("llm_energy_meters", "auto, or some of nvml,rapl,uprof,amd_energy,estimate; replay:FILE", "NAMES"),
     Option("llm_energy_require_measured", "refuse to run where energy would only be estimated"),
+    Option(
+        "llm_energy_window_error",
+        "repeat short calls in one window until the meters' error bound is below this share of the energy "
+        "(2%%); 0: never",
+        "SHARE",
+    ),
+    Option(
+        "llm_energy_idle",
+        "measure idle power so long before and after each model, in s (5); 0: off",
+        "SECONDS",
+    ),
+    Option("llm_energy_trace", "keep every domain's power in trace.parquet beside the results"),
     Option("llm_energy_ci_abs", "stop at this half-width of the mean runtime, in s (0.5); 0: off", "SECONDS"),
     Option("llm_energy_ci_rel", "stop at this relative half-width of the mean energy (1%%); 0: off", "SHARE"),
     Option("llm_energy_confidence", "of both intervals (0.95)", "P"),
@@ -61,6 +89,24 @@ OPTIONS: Final = (
     Option("llm_energy_system", "name of this system in the results; the GPUs or the CPU otherwise", "NAME"),
     Option("llm_energy_results", "folder of results.json (reports/<models>-<grid>)", "DIR"),
     Option("llm_energy_resume", "go on with what the folder's journal does not hold"),
+    Option("llm_energy_baseline", "compare with a results document or stored baselines", "FILE|NAME"),
+    Option("llm_energy_gate", "exit with status 1 when the comparison, or a budget, fails"),
+    Option(
+        "llm_energy_fail_above",
+        "increase from which a cell or a model fails the gate; implies it (1%% of a model, 3%% of a cell)",
+        "SHARE",
+    ),
+    Option("llm_energy_tolerances", "the same for single cells: '* in 8 out *=10%%, ...'", "CELLS=SHARE"),
+    Option(
+        "llm_energy_session_spread",
+        "assumed relative sd of unchanged sessions against one baseline (1%%)",
+        "SHARE",
+    ),
+    Option("llm_energy_strict", "a gate that is inconclusive fails, too"),
+    Option("llm_energy_subset", "cells of the baseline were left out on purpose"),
+    Option("llm_energy_budget", "hold the models to a budget file (llmenergy-report budget)", "FILE"),
+    Option("llm_energy_save", "store the results as a baseline of this name", "NAME"),
+    Option("llm_energy_store", "folder of stored baselines (.llmenergy)", "DIR"),
 )
 
 
@@ -116,8 +162,9 @@ class _Reader:
         except ValueError as error:
             raise pytest.UsageError(f"--{name.replace('_', '-')}: {value!r} is not {what}.") from error
 
-    def switch(self, name: str) -> bool:
-        return bool(given(self._config, name))
+    def switch(self, name: str, *, default: bool = False) -> bool:
+        value = given(self._config, name)
+        return default if value is None else bool(value)
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -132,6 +179,19 @@ def _count(text: str) -> int:
     if count < 1:
         raise ValueError
     return count
+
+
+def _dtype(text: str) -> str:
+    if text not in DTYPES:
+        raise ValueError
+    return text
+
+
+def _whole(text: str) -> int:
+    whole = int(text)
+    if whole < 0:
+        raise ValueError
+    return whole
 
 
 def _counts(text: str) -> tuple[int, ...]:
@@ -177,6 +237,7 @@ def read_settings(config: pytest.Config) -> Settings:
         ),
         **_trial_limits(reader, default.rule),
     )
+    base_url = reader.read("llm_energy_base_url", str, "an address")
     grid_name = reader.read("llm_energy_grid", str, "a grid", default.grid_name)
     return Settings(
         models=reader.read("llm_energy_models", _names, "a list of models", default.models),
@@ -189,15 +250,66 @@ def read_settings(config: pytest.Config) -> Settings:
         batch_size=reader.read(
             "llm_energy_batch_size", _count, "a whole number of at least 1", default.batch_size
         ),
-        kv_cache=reader.switch("llm_energy_kv_cache"),
+        # A server keeps its cache unless it is told not to, and most cannot be told.
+        kv_cache=reader.switch("llm_energy_kv_cache", default=base_url is not None),
+        base_url=base_url,
+        dtype=reader.read("llm_energy_dtype", _dtype, "one of " + ", ".join(DTYPES)),
+        device=reader.read("llm_energy_device", str, "a device"),
+        offload=reader.switch("llm_energy_offload"),
+        phases=reader.read("llm_energy_phases", _whole, "a whole number", default.phases),
         meters=reader.read("llm_energy_meters", _names, "a list of meters", default.meters),
         require_measured=reader.switch("llm_energy_require_measured"),
+        window_error=reader.read(
+            "llm_energy_window_error", _limit, "a share such as 2% or 0.02", default.window_error
+        ),
+        idle_s=reader.read("llm_energy_idle", _limit, "a number of seconds", default.idle_s) or 0.0,
+        trace=reader.switch("llm_energy_trace"),
         rule=rule,
         seed=reader.read("llm_energy_seed", int, "a whole number", default.seed),
         system=reader.read("llm_energy_system", str, "a name", None),
         results=reader.read("llm_energy_results", Path, "a folder", None),
         resume=reader.switch("llm_energy_resume"),
     )
+
+
+def read_gate(config: pytest.Config) -> GateRequest:
+    """What the session is held against.
+
+    Raises:
+        pytest.UsageError: an option has no sense; the message names it.
+    """
+    from pytest_llmenergy.analysis.gate.request import GateRequest
+
+    reader = _Reader(config)
+    share = "a share such as 5% or 0.05"
+    fail_above = reader.read("llm_energy_fail_above", _share, share)
+    baseline = reader.read("llm_energy_baseline", str, "a file or a name")
+    return GateRequest(
+        baseline=baseline,
+        binding=reader.switch("llm_energy_gate") or (fail_above is not None and baseline is not None),
+        fail_above=fail_above,
+        session_spread=reader.read("llm_energy_session_spread", _share, share),
+        tolerances=reader.read("llm_energy_tolerances", _lines, "a list of CELLS=SHARE", ()),
+        strict=reader.switch("llm_energy_strict"),
+        subset=reader.switch("llm_energy_subset"),
+        budget=reader.read("llm_energy_budget", Path, "a file"),
+        save=reader.read("llm_energy_save", str, "a name"),
+        store=reader.read("llm_energy_store", Path, "a folder", GateRequest().store),
+    )
+
+
+def _share(text: str) -> float:
+    from pytest_llmenergy.units import parse_fraction
+
+    share = parse_fraction(text)
+    if not 0 <= share < float("inf"):
+        raise ValueError
+    return share
+
+
+def _lines(text: str) -> tuple[str, ...]:
+    """Entries separated by commas or by lines."""
+    return tuple(entry.strip() for line in text.splitlines() for entry in line.split(",") if entry.strip())
 
 
 def _trial_limits(reader: _Reader, default: Any) -> dict[str, int]:

@@ -33,6 +33,18 @@ class DomainEnergy(msgspec.Struct, frozen=True, kw_only=True):
     meter: str | None = None
 
 
+class Phase(msgspec.Struct, frozen=True, kw_only=True):
+    """One phase of a call: prefill to every sequence's first token, decode from there to the end."""
+
+    name: str  # "prefill" or "decode"
+    runtime_s: float
+    domains: tuple[DomainEnergy, ...]
+
+
+# Why a trial that was split into phases does not count: the mark at the first token disturbs it.
+PHASES = "phases"
+
+
 class Trial(msgspec.Struct, frozen=True, kw_only=True):
     """One backend call in one window (or the mean of `repetitions` calls back to back in one window)."""
 
@@ -47,7 +59,9 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
     started_s: float | None = None  # since the campaign began, monotonic
     flags: tuple[str, ...] = ()  # what may have disturbed it (throttling, foreign load), in words
     meter_cpu_s: float | None = None  # what the meters themselves cost, in CPU time
-    ttft_s: float | None = None  # time to first token, on trials that ask for it
+    ttft_s: float | None = None  # time to first token; of torch models on trials with phases alone
+    tpot_s: float | None = None  # time per output token after the first
+    phases: tuple[Phase, ...] = ()  # on trials that ask for them
     details: dict[str, Any] = {}
 
     @property
@@ -56,14 +70,30 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
         return not self.warmup and self.excluded is None
 
 
+DOES_NOT_FIT = "does-not-fit"
+
+
 class Stop(msgspec.Struct, frozen=True, kw_only=True):
     """Why a cell stopped, after how many counted trials, with what half-widths."""
 
-    reason: str  # "runtime", "energy" (the rule that held last), "max-trials", "failed", "interrupted"
+    # "runtime", "energy" (the rule that held last), "max-trials", "failed", "interrupted", DOES_NOT_FIT
+    reason: str
     trials: int
     runtime_half_width_s: float | None = None
     energy_half_width_rel: float | None = None
     confidence: float | None = None
+
+
+class PhaseSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """A cell's means over its trials with phases; energies and times are those of one call of the batch."""
+
+    name: str
+    trials: int
+    runtime_s: float
+    energy_j: float | None
+    gpu_energy_j: float | None
+    cpu_energy_j: float | None
+    provenance: Provenance
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,8 +110,13 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     power_w: float | None = None
     throughput_tok_s: float | None = None
     bound_rel: float | None = None  # the meters' own error bound, relative, on one trial
-    idle_power_w: float | None = None
+    idle_power_w: float | None = None  # of the domains of `energy_basis`, with the model loaded
+    idle_spread_w: float | None = None  # standard deviation of that power from one idle window to the next
+    meter_cpu_share: float | None = None  # CPU time of the meters over the time of a trial
     net_energy_j: float | None = None  # energy less idle power x runtime; may be negative
+    ttft_s: float | None = None  # means over the trials that have them
+    tpot_s: float | None = None
+    phases: tuple[PhaseSummary, ...] = ()
 
 
 class Cell(msgspec.Struct, frozen=True, kw_only=True):

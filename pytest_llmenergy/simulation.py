@@ -15,6 +15,7 @@ import msgspec
 from pytest_llmenergy.errors import DocumentError, RequestError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 REPLAY_SCHEMA = "llmenergy.replay/1"
@@ -113,7 +114,7 @@ def read_replay(path: Path) -> Replay:
 class World:
     """The simulated machine: a clock and a joule counter a domain, moved by `call` and `idle` alone."""
 
-    def __init__(self, replay: Replay, *, session: int = 0) -> None:
+    def __init__(self, replay: Replay, *, session: int | str = 0) -> None:
         self.replay = replay
         self.now_s = 0.0
         self.energy_j = {domain: 0.0 for model in replay.models for domain in model.energy_j}
@@ -164,8 +165,20 @@ class World:
             {domain: energy_factor * cost(coefficients) for domain, coefficients in energies.items()},
         )
 
-    def call(self, name: str, tokens_in: int, tokens_out: int, batch_size: int, *, kv_cache: bool) -> None:
-        """Run one call: the clock and the counters move by its noisy cost."""
+    def call(
+        self,
+        name: str,
+        tokens_in: int,
+        tokens_out: int,
+        batch_size: int,
+        *,
+        kv_cache: bool,
+        on_first_token: Callable[[], None] | None = None,
+    ) -> None:
+        """Run one call: the clock and the counters move by its noisy cost, in two moves where one is marked.
+
+        The cost up to the first token is that of a call of one token.
+        """
         runtime_s, energies_j = self.truth(name, tokens_in, tokens_out, batch_size, kv_cache=kv_cache)
         noise = self.replay.noise
         factor = self._shift * (1 + noise.drift * min(1.0, self._calls / noise.drift_calls))
@@ -173,7 +186,17 @@ class World:
         if self._random.random() < noise.spike_share:
             factor *= 1 + noise.spike
         self._calls += 1
-        self.now_s += runtime_s * (1 + noise.trial * self._random.gauss(0, 1))
+        slower = 1 + noise.trial * self._random.gauss(0, 1)
+        if on_first_token is not None:
+            first_s, first_j = self.truth(name, tokens_in, 1, batch_size, kv_cache=kv_cache)
+            self._move(first_s * slower, first_j, factor)
+            on_first_token()
+            runtime_s -= first_s
+            energies_j = {domain: energy_j - first_j[domain] for domain, energy_j in energies_j.items()}
+        self._move(runtime_s * slower, energies_j, factor)
+
+    def _move(self, runtime_s: float, energies_j: dict[str, float], factor: float) -> None:
+        self.now_s += runtime_s
         for domain, energy_j in energies_j.items():
             self.energy_j[domain] += energy_j * factor
 

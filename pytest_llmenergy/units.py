@@ -47,6 +47,11 @@ def gigabytes_from_bytes(size_b: float) -> float:
     return size_b / 1e9
 
 
+def bytes_from_gigabytes(size_gb: float) -> float:
+    """1 GB is 10^9 bytes."""
+    return size_gb * 1e9
+
+
 def joules_from_kilowatt_hours(energy_kwh: float) -> float:
     """1 kWh is 3.6 MJ."""
     return energy_kwh * (_HOUR_S * 1e3)

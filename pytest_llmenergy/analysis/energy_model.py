@@ -72,7 +72,7 @@ class EnergyModel:
         return unit_of(self.metric)
 
     def unit_of_coefficient(self, name: str) -> str:
-        """`J/step`, `s/token_pass`."""
+        """`J/step`, `s/pass`."""
         return f"{self.unit}/{forms.TERMS[name].per}"
 
     def predict(

@@ -65,13 +65,13 @@ TERMS = {
         ),
         Term(
             name="tokens_in*tokens_out",
-            per="token_in*token_out",
+            per="token^2",
             meaning="the interaction of Eq. 6 and 7",
             column=lambda t, n: t * n,
         ),
         Term(
             name="tokens_in^2",
-            per="token_in^2",
+            per="prompt_pair",
             meaning="a pair of prompt positions in the prefill's attention",
             column=lambda t, n: t * t + 0 * n,
         ),
@@ -83,13 +83,13 @@ TERMS = {
         ),
         Term(
             name="token_passes",
-            per="token_pass",
+            per="pass",
             meaning="a position passed through the linear layers: every step passes all tokens_in + j",
             column=_token_passes,
         ),
         Term(
             name="attended_pairs",
-            per="attended_pair",
+            per="pair",
             meaning="a pair of positions in attention: (tokens_in + j)^2 in step j",
             column=_attended_pairs,
         ),
@@ -101,7 +101,7 @@ TERMS = {
         ),
         Term(
             name="context_reads",
-            per="context_read",
+            per="read",
             meaning="a position of the KV cache read by a decode step: tokens_in + j in step j",
             column=lambda t, n: (n - 1) * t + n * (n - 1) / 2,
         ),

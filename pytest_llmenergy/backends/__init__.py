@@ -34,13 +34,18 @@ class LoadedModel(Protocol):
         ...
 
     @property
+    def pids(self) -> tuple[int, ...]:
+        """Processes other than ours that do the work; none where it is done in this one."""
+        ...
+
+    @property
     def system(self) -> str | None:
         """The hardware it runs on, where the engine knows better than the environment."""
         ...
 
     @property
-    def n_gpus(self) -> int:
-        """How many GPUs hold a part of it."""
+    def n_gpus(self) -> int | None:
+        """How many GPUs hold a part of it; None where the engine cannot tell."""
         ...
 
     def check(self, work: Work) -> str | None:
@@ -71,6 +76,18 @@ class LoadedModel(Protocol):
         """
         ...
 
+    def timings(self, output: Any) -> dict[str, float]:
+        """What the engine itself timed while it worked: `ttft_s`, `tpot_s`; empty where nothing."""
+        ...
+
+    def account(self, work: Work, runtime_s: float) -> dict[str, Any]:
+        """What a call of that runtime did in physical terms: `flops`, `bytes`, `mfu`; empty if unknown.
+
+        Raises:
+            WrongWorkError: it was faster than its devices can be, so it did not do the work.
+        """
+        ...
+
     def close(self) -> None:
         """Free the memory."""
         ...
@@ -80,6 +97,14 @@ class Backend(Protocol):
     """An engine that loads models."""
 
     name: str
+
+    def find(self, model: str) -> None:
+        """Look whether a model can be had, before anything is measured; cheap.
+
+        Raises:
+            RequestError: it cannot.
+        """
+        ...
 
     def load(self, model: str) -> LoadedModel:
         """Load a model by preset name, local directory or hub id.
@@ -91,7 +116,7 @@ class Backend(Protocol):
         ...
 
 
-BACKENDS = ("transformers", "replay")
+BACKENDS = ("transformers", "openai", "replay")
 
 
 def open_backend(
@@ -102,6 +127,8 @@ def open_backend(
     threads: int | None = None,
     seed: int = 0,
     trust_remote_code: bool = False,
+    offload: bool = False,
+    base_url: str | None = None,
     world: World | None = None,
 ) -> Backend:
     """Open an engine; its packages are imported here and not before.
@@ -110,10 +137,13 @@ def open_backend(
         name: one of `BACKENDS`.
         dtype: "bfloat16", "float16" or "float32"; by default the weights' own, bfloat16 for random ones, and
             float32 for tiny models on a CPU.
-        device: "cpu", "cuda", "cuda:1"; by default the GPU where there is one.
+        device: "auto" (the default) takes the fewest GPUs that hold the model, or the CPU if there is none;
+            "all" spreads it over every GPU; "cpu", "cuda", "cuda:1" take that one.
         threads: CPU threads of a model on the CPU; by default one for tiny models, all cores for others.
         seed: of random weights.
         trust_remote_code: run code that a model directory brings.
+        offload: let what no GPU has room for stay in the machine's memory.
+        base_url: of the server, for "openai"; the other arguments are then the server's own business.
         world: the simulated machine, for "replay".
 
     Raises:
@@ -125,8 +155,19 @@ def open_backend(
             from pytest_llmenergy.backends.transformers import TransformersBackend
 
             return TransformersBackend(
-                dtype=dtype, device=device, threads=threads, seed=seed, trust_remote_code=trust_remote_code
+                dtype=dtype,
+                device=device,
+                threads=threads,
+                seed=seed,
+                trust_remote_code=trust_remote_code,
+                offload=offload,
             )
+        case "openai":
+            from pytest_llmenergy.backends.openai_http import OpenAIBackend
+
+            if base_url is None:
+                raise RequestError("the openai backend needs a server. Give its address, as base_url.")
+            return OpenAIBackend(base_url)
         case "replay":
             from pytest_llmenergy.backends.replay import ReplayBackend
 

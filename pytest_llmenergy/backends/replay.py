@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pytest_llmenergy.errors import RequestError
 from pytest_llmenergy.records import ModelRecord
@@ -22,9 +22,12 @@ class ReplayBackend:
     def __init__(self, world: World) -> None:
         self._world = world
 
+    def find(self, model: str) -> None:
+        """Look it up in the replay file."""
+        self._world.model(model)
+
     def load(self, model: str) -> ReplayLoadedModel:
         """The model of that name in the replay file."""
-        self._world.model(model)
         return ReplayLoadedModel(self._world, model)
 
 
@@ -39,6 +42,11 @@ class ReplayLoadedModel:
     def record(self) -> ModelRecord:
         """Named as replayed, so that nobody takes it for a measurement."""
         return ModelRecord(model=self._model.name, backend="replay", details={"simulated": True})
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """None: nothing runs."""
+        return ()
 
     @property
     def system(self) -> str:
@@ -65,14 +73,13 @@ class ReplayLoadedModel:
 
     def generate(self, request: Work, *, on_first_token: Callable[[], None] | None = None) -> int:
         """Move the world on by one call."""
-        if on_first_token is not None:
-            raise RequestError("the replay backend has no phases. Leave prefill and decode out.")
         self._world.call(
             self._model.name,
             request.tokens_in,
             request.tokens_out,
             request.batch_size,
             kv_cache=request.kv_cache,
+            on_first_token=on_first_token,
         )
         return request.batch_size * request.tokens_out
 
@@ -80,6 +87,16 @@ class ReplayLoadedModel:
         """Exact by construction."""
         del request
         return output
+
+    def timings(self, output: int) -> dict[str, float]:
+        """Nothing is timed."""
+        del output
+        return {}
+
+    def account(self, work: Work, runtime_s: float) -> dict[str, Any]:
+        """A simulated machine does no arithmetic."""
+        del work, runtime_s
+        return {}
 
     def close(self) -> None:
         """Nothing is held."""

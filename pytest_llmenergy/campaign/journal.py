@@ -31,9 +31,16 @@ class Opened(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="
 
 
 class ModelLoaded(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="model"):
-    """A model was loaded (or its record was completed)."""
+    """A model was loaded."""
 
     record: ModelRecord
+
+
+class IdleDone(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="idle"):
+    """The power of a loaded model at rest."""
+
+    model: str
+    idle: dict[str, Any]
 
 
 class TrialDone(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="trial"):
@@ -55,7 +62,7 @@ class WindowDone(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", t
     record: WindowRecord
 
 
-Event = Opened | ModelLoaded | TrialDone | CellDone | WindowDone
+Event = Opened | ModelLoaded | IdleDone | TrialDone | CellDone | WindowDone
 
 
 class Journal:

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import os
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_llmenergy.backends import open_backend, sources
 from pytest_llmenergy.campaign.runner import Observer, Runner
 from pytest_llmenergy.environment import read_environment
-from pytest_llmenergy.errors import RequestError
+from pytest_llmenergy.errors import RequestError, require
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pytest_llmenergy.backends import Backend
     from pytest_llmenergy.campaign.settings import Settings
     from pytest_llmenergy.meters.window import Meters
     from pytest_llmenergy.simulation import World
 
 REPLAY = "replay:"
+# Which session of the simulated machine this is: each has noise of its own.
+REPLAY_SESSION = "LLMENERGY_REPLAY_SESSION"
 
 
 def open_campaign(settings: Settings, observer: Observer | None = None) -> Runner:
@@ -25,25 +32,44 @@ def open_campaign(settings: Settings, observer: Observer | None = None) -> Runne
         RequestError: a model, a meter or the results folder cannot be had; nothing has been measured.
     """
     world = _world(settings)
-    if world is None:
-        for model in settings.models:
-            sources.find(model)
+    opened = _opener(settings, world)
+    if settings.trace:
+        if world is not None:
+            raise RequestError("a simulated machine has no power trace: leave --llm-energy-trace out.")
+        require("pyarrow.parquet", feature="--llm-energy-trace", extra="trace")
     meters = _meters(settings, world)
     try:
         return Runner(
             settings,
             meters=meters,
-            open_backend=lambda: (
-                open_backend("transformers", seed=settings.seed)
-                if world is None
-                else open_backend("replay", world=world)
-            ),
+            open_backend=opened,
             environment=read_environment(meters=meters.sources),
             observer=observer,
+            sleep=time.sleep if world is None else world.idle,
         )
     except BaseException:
         meters.close()
         raise
+
+
+def _opener(settings: Settings, world: World | None) -> Callable[[], Backend]:
+    """How to open the engine, once it is known that it has the models."""
+    if world is not None:
+        return lambda: open_backend("replay", world=world)
+    if settings.base_url is not None:
+        server = open_backend("openai", base_url=settings.base_url)
+        for model in settings.models:
+            server.find(model)
+        return lambda: server
+    for model in settings.models:
+        sources.find(model)
+    return lambda: open_backend(
+        "transformers",
+        seed=settings.seed,
+        dtype=settings.dtype,
+        device=settings.device,
+        offload=settings.offload,
+    )
 
 
 def _world(settings: Settings) -> World | None:
@@ -54,7 +80,7 @@ def _world(settings: Settings) -> World | None:
         raise RequestError("a simulated machine has its own meters: give replay:FILE alone.")
     from pytest_llmenergy.simulation import open_world
 
-    world = open_world(Path(files[0]))
+    world = open_world(Path(files[0]), session=os.environ.get(REPLAY_SESSION, "0"))
     for model in settings.models:
         world.model(model)
     return world
@@ -68,4 +94,4 @@ def _meters(settings: Settings, world: World | None) -> Meters:
         return Meters([ReplayMeter(world)], clock=world.clock)
     from pytest_llmenergy.meters import open_meters
 
-    return open_meters(settings.meters, require_measured=settings.require_measured)
+    return open_meters(settings.meters, require_measured=settings.require_measured, trace=settings.trace)

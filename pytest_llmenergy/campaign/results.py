@@ -7,20 +7,34 @@ History of the format:
 from __future__ import annotations
 
 import json
+import math
 import os
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
 from pytest_llmenergy import accounting, student_t
 from pytest_llmenergy.errors import DocumentError, RequestError
-from pytest_llmenergy.records import RESULTS_SCHEMA, Campaign, CellRecord, Provenance, Summary, Trial
+from pytest_llmenergy.records import (
+    PHASES,
+    RESULTS_SCHEMA,
+    Campaign,
+    CellRecord,
+    DomainEnergy,
+    ModelRecord,
+    Phase,
+    PhaseSummary,
+    Provenance,
+    Summary,
+    Trial,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+T = TypeVar("T")
 RESULTS_NAME = "results.json"
 ENERGY_METRICS = ("energy_j", "gpu_energy_j", "cpu_energy_j")
 
@@ -58,7 +72,8 @@ def summarise(trials: Sequence[Trial], *, tokens_generated: int | None, confiden
     bounds = [
         s.bound_j / abs(s.energy_j) for s in sums if s is not None and s.bound_j is not None and s.energy_j
     ]
-    return summary_of(
+    timed = [trial for trial in trials if trial.counts or trial.excluded == PHASES]
+    summary = summary_of(
         [trial.runtime_s for trial in counted],
         {metric: [energy_of(trial, metric) for trial in counted] for metric in ENERGY_METRICS},
         basis=basis,
@@ -67,8 +82,47 @@ def summarise(trials: Sequence[Trial], *, tokens_generated: int | None, confiden
             Provenance.MEASURED,
         ),
         bound_rel=max(bounds) if bounds and len(bounds) == len(counted) else None,
+        meter_cpu_share=student_t.mean(
+            [
+                trial.meter_cpu_s / trial.runtime_s
+                for trial in counted
+                if trial.meter_cpu_s is not None and trial.runtime_s > 0
+            ]
+        ),
         tokens_generated=tokens_generated,
         confidence=confidence,
+    )
+    return msgspec.structs.replace(
+        summary,
+        ttft_s=student_t.mean([trial.ttft_s for trial in timed if trial.ttft_s is not None]),
+        tpot_s=student_t.mean([trial.tpot_s for trial in timed if trial.tpot_s is not None]),
+        phases=_phases([phase for trial in timed for phase in trial.phases]),
+    )
+
+
+def _phases(phases: Sequence[Phase]) -> tuple[PhaseSummary, ...]:
+    """The means of prefill and of decode."""
+    groups: dict[str, list[Phase]] = {}
+    for phase in phases:
+        groups.setdefault(phase.name, []).append(phase)
+    return tuple(_phase(name, group) for name, group in groups.items())
+
+
+def _phase(name: str, phases: Sequence[Phase]) -> PhaseSummary:
+    # A phase has a runtime and domains as a trial has, so its sums are a trial's sums.
+    as_trials = [
+        Trial(index=index, runtime_s=phase.runtime_s, domains=phase.domains)
+        for index, phase in enumerate(phases)
+    ]
+    summary = summarise(as_trials, tokens_generated=None)
+    return PhaseSummary(
+        name=name,
+        trials=len(phases),
+        runtime_s=summary.runtime_s or 0.0,
+        energy_j=summary.energy_j,
+        gpu_energy_j=summary.gpu_energy_j,
+        cpu_energy_j=summary.cpu_energy_j,
+        provenance=summary.provenance,
     )
 
 
@@ -80,6 +134,7 @@ def summary_of(
     provenance: Provenance,
     tokens_generated: int | None,
     bound_rel: float | None = None,
+    meter_cpu_share: float | None = None,
     confidence: float = 0.95,
 ) -> Summary:
     """The summary of one call, from its counted trials' figures; `energies_j` by ENERGY_METRICS."""
@@ -108,6 +163,46 @@ def summary_of(
         power_w=None if energy_j is None or not runtime_s else energy_j / runtime_s,
         throughput_tok_s=None if per_token is None or not runtime_s else per_token / runtime_s,
         bound_rel=bound_rel,
+        meter_cpu_share=meter_cpu_share,
+    )
+
+
+def with_net(record: CellRecord, model: ModelRecord | None) -> CellRecord:
+    """A record whose summary has the energy net of idle power, from the model's baselines.
+
+    The baseline is the mean of those before and after; net energy may be negative.
+    """
+    summary = record.summary
+    if summary is None or model is None or not model.idle or summary.energy_basis is None:
+        return record
+    powers, spreads = [], []
+    for idle in model.idle:
+        parts = tuple(
+            DomainEnergy(domain=name, energy_j=part["power_w"], provenance=Provenance(part["provenance"]))
+            for name, part in idle["domains"].items()
+        )
+        counted = accounting.gpu_domains(parts)
+        if summary.energy_basis == "energy_j":
+            counted = (*counted, *accounting.cpu_domains(parts))
+        measured = {part.domain for trial in record.trials if trial.counts for part in trial.domains}
+        names = {part.domain for part in counted}
+        idle_power = accounting.total(counted)
+        if idle_power is None or idle_power.energy_j is None or not names <= measured:
+            continue
+        powers.append(idle_power.energy_j)
+        spreads.append(math.hypot(*(idle["domains"][name]["spread_w"] for name in names)))
+    gross_j = summary.energy_j if summary.energy_basis == "energy_j" else summary.gpu_energy_j
+    if not powers or gross_j is None or summary.runtime_s is None:
+        return record
+    idle_power_w = math.fsum(powers) / len(powers)
+    return msgspec.structs.replace(
+        record,
+        summary=msgspec.structs.replace(
+            summary,
+            idle_power_w=idle_power_w,
+            idle_spread_w=max(spreads),
+            net_energy_j=gross_j - idle_power_w * summary.runtime_s,
+        ),
     )
 
 
@@ -130,19 +225,38 @@ def read_results(path: Path) -> Campaign:
     Raises:
         DocumentError: it is missing, no JSON, of another schema or version, or does not fit the schema.
     """
+    path, text = read_document(path)
+    campaign = decode(path, text, Campaign)
+    return msgspec.structs.replace(campaign, cells=tuple(with_summary(cell) for cell in campaign.cells))
+
+
+def read_document(path: Path) -> tuple[Path, bytes]:
+    """The file of a results document, or of the one in a folder, and its content.
+
+    Raises:
+        DocumentError: it cannot be read.
+    """
     try:
-        text = path.read_bytes()
+        return path, path.read_bytes()
     except IsADirectoryError:
-        return read_results(path / RESULTS_NAME)
+        return read_document(path / RESULTS_NAME)
     except OSError as error:
         raise DocumentError(path, f"cannot be read ({error.strerror}).") from error
+
+
+def decode(path: Path, text: bytes, kind: type[T]) -> T:
+    """Decode a results document into its records, or into a struct of those fields a reader needs.
+
+    Raises:
+        DocumentError: it is no JSON, of another schema or version, or does not fit the schema.
+    """
     try:
-        campaign = msgspec.json.decode(text, type=Campaign)
+        document = msgspec.json.decode(text, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         _refuse_other_schema(path, text)
         raise DocumentError(path, f"is not a results document: {error}.") from error
     _refuse_other_schema(path, text)
-    return msgspec.structs.replace(campaign, cells=tuple(with_summary(cell) for cell in campaign.cells))
+    return document
 
 
 class _SchemaOnly(msgspec.Struct):
@@ -200,8 +314,9 @@ def write_results(path: Path, campaign: Campaign) -> None:
 
 def json_schema() -> dict[str, Any]:
     """The JSON Schema of a results document, made from the records themselves."""
-    schema: dict[str, Any] = msgspec.json.schema(Campaign)
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": RESULTS_SCHEMA, **schema}
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": RESULTS_SCHEMA}
+    document: dict[str, Any] = json.loads(msgspec.json.encode(schema | msgspec.json.schema(Campaign)))
+    return document
 
 
 def write_json(path: Path, document: dict[str, Any]) -> None:

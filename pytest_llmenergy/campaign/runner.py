@@ -15,17 +15,35 @@ from pytest_llmenergy.campaign.journal import (
     JOURNAL_NAME,
     CellDone,
     Event,
+    IdleDone,
     Journal,
     ModelLoaded,
     Opened,
     TrialDone,
     WindowDone,
 )
-from pytest_llmenergy.campaign.results import RESULTS_NAME, summarise, write_results
-from pytest_llmenergy.campaign.trials import Trials, Warmup, run_trials
+from pytest_llmenergy.campaign.results import (
+    RESULTS_NAME,
+    summarise,
+    with_net,
+    write_atomically,
+    write_results,
+)
+from pytest_llmenergy.campaign.trials import Split, Trials, Warmup, run_trials
 from pytest_llmenergy.environment import differences, system_name
-from pytest_llmenergy.errors import RequestError
-from pytest_llmenergy.records import Campaign, Cell, CellRecord, ModelRecord, Trial, WindowRecord
+from pytest_llmenergy.errors import DoesNotFitError, RequestError
+from pytest_llmenergy.meters.idle import Idle, drift, measure_idle
+from pytest_llmenergy.meters.machine import adopt
+from pytest_llmenergy.records import (
+    DOES_NOT_FIT,
+    Campaign,
+    Cell,
+    CellRecord,
+    ModelRecord,
+    Provenance,
+    Trial,
+    WindowRecord,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -35,6 +53,8 @@ if TYPE_CHECKING:
     from pytest_llmenergy.campaign.settings import Settings
     from pytest_llmenergy.meters.window import Meters, Window
     from pytest_llmenergy.records import Environment
+
+TRACE_NAME = "trace.parquet"
 
 
 class Observer(Protocol):
@@ -48,7 +68,7 @@ class Observer(Protocol):
         """A cell is about to be measured."""
         ...
 
-    def trial(self, label: str, trials: Trials, trial: Trial) -> None:
+    def trial(self, trials: Trials, trial: Trial) -> None:
         """A trial is done."""
         ...
 
@@ -70,7 +90,7 @@ class Silent:
     def begins(self, place: Place) -> None:
         """Say nothing."""
 
-    def trial(self, label: str, trials: Trials, trial: Trial) -> None:
+    def trial(self, trials: Trials, trial: Trial) -> None:
         """Say nothing."""
 
     def ends(self, place: Place, record: CellRecord) -> None:
@@ -91,6 +111,7 @@ class Runner:
         open_backend: Callable[[], Backend],
         environment: Environment,
         observer: Observer | None = None,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         """Begin the campaign, or go on with it.
 
@@ -100,6 +121,7 @@ class Runner:
             open_backend: called when the first model is needed, so that metering a callable needs no engine.
             environment: of this machine.
             observer: shows progress.
+            sleep: lets time pass on the meters' clock.
 
         Raises:
             RequestError: the folder cannot be written, or its journal is of another campaign.
@@ -108,9 +130,12 @@ class Runner:
         self.environment = environment
         self._meters = meters
         self._open_backend = open_backend
+        self._sleep = sleep
+        self._idle: dict[str, Idle] = {}  # the baseline before, by model
         self._observer: Observer = observer or Silent()
         self._backend: Backend | None = None
         self._loaded: tuple[str, LoadedModel] | None = None
+        self._unfit: dict[str, DoesNotFitError] = {}
         self._fresh = False  # a model was loaded and has not been called yet
         self._models: dict[str, ModelRecord] = {}
         self._cells: dict[tuple[Any, ...], CellRecord] = {}
@@ -130,7 +155,7 @@ class Runner:
 
     def _open_journal(self) -> Journal:
         path = self.settings.folder / JOURNAL_NAME
-        identity = msgspec.to_builtins(self.settings.as_document())
+        identity = self.settings.as_document()
         if self.settings.resume and path.exists():
             journal, events = Journal.reopen(path)
             try:
@@ -154,6 +179,8 @@ class Runner:
                     self._created = event.created
                 case ModelLoaded(record=model):
                     self._models[model.model] = model
+                case IdleDone(model=name, idle=idle):
+                    self._add_idle(name, idle)
                 case CellDone(record=cell):
                     if cell.error is None:  # a cell that failed is tried again
                         self._cells[_key_of(cell)] = cell
@@ -174,6 +201,7 @@ class Runner:
         batch_size: int | None = None,
         kv_cache: bool | None = None,
         test: str | None = None,
+        details: dict[str, Any] | None = None,
     ) -> CellRecord:
         """Measure one cell of the paper's experiment, or return its record if the campaign has it.
 
@@ -184,6 +212,7 @@ class Runner:
             batch_size: sequences; the campaign's where None.
             kv_cache: whether keys and values are kept between steps; the campaign's where None.
             test: the test that asked.
+            details: kept with the cell's record.
 
         Raises:
             RequestError: the model cannot do it; nothing was measured.
@@ -202,7 +231,7 @@ class Runner:
         )
         key = (model, tokens_in, tokens_out, batch_size, kv_cache)
         if key not in self._cells:
-            self._cells[key] = self._measure_cell(model, work, test)
+            self._cells[key] = self._measure_cell(model, work, test, details or {})
         return self._cells[key]
 
     def has_cell(self, model: str, tokens_in: int, tokens_out: int) -> bool:
@@ -215,23 +244,21 @@ class Runner:
             self.settings.kv_cache,
         ) in self._cells
 
-    def _measure_cell(self, model: str, work: Work, test: str | None) -> CellRecord:
+    def _measure_cell(self, model: str, work: Work, test: str | None, details: dict[str, Any]) -> CellRecord:
         place = Place(model, work.tokens_in, work.tokens_out)
-        loaded = self._load(model)
+        try:
+            loaded = self._load(model)
+        except DoesNotFitError as error:
+            return self._without_room(self._cell(model, work, None), error, test, details)
         warning = loaded.check(work)
         if warning:
             self._observer.notice(warning)
-        cell = Cell(
-            model=model,
-            system=self.settings.system or loaded.system or system_name(self.environment),
-            n_gpus=loaded.n_gpus,
-            batch_size=work.batch_size,
-            kv_cache=work.kv_cache,
-            tokens_in=work.tokens_in,
-            tokens_out=work.tokens_out,
-        )
+        cell = self._cell(model, work, loaded)
         self._observer.begins(place)
-        request = loaded.prepare(work)
+        try:
+            request = loaded.prepare(work)
+        except DoesNotFitError as error:
+            return self._without_room(cell, error, test, details)
         warmups = (*((Warmup(first_after_load=True),) if self._fresh else ()), Warmup())
         self._fresh = False
         seen: list[Trials] = []
@@ -239,7 +266,7 @@ class Runner:
         def note(trials: Trials, trial: Trial) -> None:
             seen[:] = [trials]
             self._journal.append(TrialDone(cell=cell.label, trial=trial))
-            self._observer.trial(cell.label, trials, trial)
+            self._observer.trial(trials, trial)
 
         try:
             trials = run_trials(
@@ -248,21 +275,68 @@ class Runner:
                 rule=self.settings.rule,
                 verify=lambda output: loaded.verify(request, output),
                 warmups=warmups,
+                window_error=self.settings.window_error,
                 on_trial=note,
+                account=lambda output, runtime_s: {
+                    **loaded.timings(output),
+                    **_of_trial(loaded.account(work, runtime_s)),
+                },
+                split=Split(
+                    trials=self.settings.phases if work.tokens_out > 1 else 0,
+                    call=lambda mark: loaded.generate(request, on_first_token=mark),
+                    decode_steps=work.tokens_out - 1,
+                ),
             )
+        except DoesNotFitError as error:
+            return self._without_room(cell, error, test, details, seen[0] if seen else None)
         except BaseException as error:
             if seen:
                 reason = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
                 seen[0].error = f"{type(error).__name__}: {error}"
-                self._interrupted = self._record(cell, seen[0], seen[0].stopped(reason), test)
+                self._interrupted = self._record(cell, seen[0], seen[0].stopped(reason), test, details)
             raise
-        record = self._record(cell, trials, trials.stop, test)
+        record = self._record(cell, trials, trials.stop, test, details)
+        if record.summary is not None and record.summary.runtime_s and trials.error is None:
+            physics = loaded.account(work, record.summary.runtime_s)
+            record = msgspec.structs.replace(record, details={**record.details, **physics})
+        return self._keep(place, record)
+
+    def _cell(self, model: str, work: Work, loaded: LoadedModel | None) -> Cell:
+        system = None if loaded is None else loaded.system
+        return Cell(
+            model=model,
+            system=self.settings.system or system or system_name(self.environment),
+            n_gpus=None if loaded is None else loaded.n_gpus,
+            batch_size=work.batch_size,
+            kv_cache=work.kv_cache,
+            tokens_in=work.tokens_in,
+            tokens_out=work.tokens_out,
+        )
+
+    def _without_room(
+        self,
+        cell: Cell,
+        error: DoesNotFitError,
+        test: str | None,
+        details: dict[str, Any],
+        trials: Trials | None = None,
+    ) -> CellRecord:
+        """Keep a cell that does not fit with its sizes; the campaign goes on."""
+        trials = trials or Trials(self.settings.rule)
+        trials.error = str(error)
+        sizes = {"needed_b": error.needed_b, "available_b": error.available_b}
+        record = self._record(cell, trials, trials.stopped(DOES_NOT_FIT), test, {**details, **sizes})
+        return self._keep(Place(cell.model, cell.tokens_in, cell.tokens_out), record)
+
+    def _keep(self, place: Place, record: CellRecord) -> CellRecord:
         self._journal.append(CellDone(record=record))
         self._observer.ends(place, record)
         return record
 
-    def _record(self, cell: Cell, trials: Trials, stop: Any, test: str | None) -> CellRecord:
-        return CellRecord(
+    def _record(
+        self, cell: Cell, trials: Trials, stop: Any, test: str | None, details: dict[str, Any]
+    ) -> CellRecord:
+        record = CellRecord(
             **msgspec.structs.asdict(cell),
             trials=tuple(trials.trials),
             stop=stop,
@@ -273,7 +347,9 @@ class Runner:
             ),
             error=trials.error,
             test=test,
+            details=details,
         )
+        return with_net(record, self._models.get(cell.model))
 
     # Models
 
@@ -281,23 +357,54 @@ class Runner:
         if self._loaded is not None and self._loaded[0] == model:
             return self._loaded[1]
         self._unload()
+        if model in self._unfit:
+            raise self._unfit[model]
         self._observer.loading(model)
         if self._backend is None:
             self._backend = self._open_backend()
         started_s = time.perf_counter()
-        loaded = self._backend.load(model)
+        try:
+            loaded = self._backend.load(model)
+        except DoesNotFitError as error:
+            self._unfit[model] = error  # nor will it for the next cell
+            raise
+        adopt(loaded.pids)
         record = msgspec.structs.replace(loaded.record, load_s=time.perf_counter() - started_s)
         self._loaded = (model, loaded)
         self._fresh = True
         self._models[model] = record
         self._journal.append(ModelLoaded(record=record))
+        self._measure_idle(model, "before")
         return loaded
 
-    def _unload(self) -> None:
+    def _unload(self, *, at_rest: bool = True) -> None:
         if self._loaded is not None:
-            _, loaded = self._loaded
+            model, loaded = self._loaded
             self._loaded = None
-            loaded.close()
+            try:
+                if at_rest and not self._fresh:
+                    self._measure_idle(model, "after")
+            finally:
+                adopt(())
+                loaded.close()
+
+    def _measure_idle(self, model: str, when: str) -> None:
+        """Meter the loaded model at rest; only what is measured has an idle power worth the name."""
+        is_measured = any(source.provenance is Provenance.MEASURED for source in self._meters.sources)
+        if self.settings.idle_s <= 0 or not is_measured:
+            return
+        idle = measure_idle(self._meters, self.settings.idle_s, sleep=self._sleep)
+        drifted = () if when == "before" or model not in self._idle else drift(self._idle[model], idle)
+        for text in drifted:
+            self._observer.notice(f"{model}: {text}")
+        self._idle[model] = idle
+        found = idle.record(when) | {"drift": list(drifted)}
+        self._journal.append(IdleDone(model=model, idle=found))
+        self._add_idle(model, found)
+
+    def _add_idle(self, model: str, idle: dict[str, Any]) -> None:
+        record = self._models[model]
+        self._models[model] = msgspec.structs.replace(record, idle=(*record.idle, idle))
 
     # Windows outside cells
 
@@ -319,13 +426,18 @@ class Runner:
         """
         if tokens_generated is not None and tokens_generated < 1:
             raise RequestError(f"tokens_out must be at least 1, not {tokens_generated}.")
+
+        def dropping() -> None:
+            call()
+
         trials = run_trials(
-            call,
+            dropping,
             meters=self._meters,
             rule=self.settings.rule,
             verify=lambda _: tokens_generated,
             warmups=(Warmup(),),
-            on_trial=lambda trials, trial: self._observer.trial(label, trials, trial),
+            window_error=self.settings.window_error,
+            on_trial=self._observer.trial,
         )
         counted = trials.counted
         summary = summarise(
@@ -365,7 +477,7 @@ class Runner:
 
     def campaign(self, *, complete: bool) -> Campaign:
         """Everything so far as one document."""
-        cells = list(self._cells.values())
+        cells = [with_net(cell, self._models.get(cell.model)) for cell in self._cells.values()]
         if self._interrupted is not None and _key_of(self._interrupted) not in self._cells:
             cells.append(self._interrupted)
         return Campaign(
@@ -373,7 +485,7 @@ class Runner:
             created=self._created,
             complete=complete,
             environment=self.environment,
-            settings=msgspec.to_builtins(self.settings.as_document()),
+            settings=self.settings.as_document(),
             models=tuple(self._models.values()),
             cells=tuple(cells),
             windows=tuple(self._windows),
@@ -388,11 +500,19 @@ class Runner:
         with contextlib.ExitStack() as stack:
             stack.callback(self._journal.close)
             stack.callback(self._meters.close)
-            stack.callback(self._unload)
+            stack.callback(self._unload, at_rest=complete)
         campaign = self.campaign(complete=complete)
         if campaign.cells or campaign.windows:
             write_results(self.results_path, campaign)
+            if self._meters.trace is not None:
+                content = self._meters.trace.parquet(since_s=self._meters.opened_s)
+                write_atomically(self.settings.folder / TRACE_NAME, content)
         return campaign
+
+
+def _of_trial(physics: dict[str, Any]) -> dict[str, Any]:
+    """What of a call's physics differs from trial to trial; the rest stands in the cell once."""
+    return {name: physics[name] for name in ("flops_per_s", "mfu") if physics.get("mfu") is not None}
 
 
 def _key_of(cell: CellRecord) -> tuple[Any, ...]:

@@ -23,8 +23,16 @@ class Settings:
     kv_cache: bool = False
     meters: tuple[str, ...] = ("auto",)
     require_measured: bool = False
+    window_error: float | None = 0.02
+    idle_s: float = 5.0
+    trace: bool = False
     rule: StopRule = field(default_factory=StopRule)
     seed: int = 0
+    base_url: str | None = None  # of a server that has the models; else they are loaded here
+    dtype: str | None = None
+    device: str | None = None
+    offload: bool = False
+    phases: int = 0  # trials a cell that are split into prefill and decode, beside those that count
     system: str | None = None
     results: Path | None = None
     resume: bool = False
@@ -45,18 +53,25 @@ class Settings:
     def as_document(self) -> dict[str, Any]:
         """The settings as they stand in the JSON."""
         grid = {
-            name: {"tokens_in": sweep.tokens_in, "tokens_out": sweep.tokens_out}
+            name: {"tokens_in": list(sweep.tokens_in), "tokens_out": list(sweep.tokens_out)}
             for name in ("input", "output", "grid")
             if (sweep := self.grid.sweep(name)) is not None
         }
         return {
-            "models": self.models,
+            "models": list(self.models),
             "grid": {"name": self.grid_name, **grid},
             "batch_size": self.batch_size,
             "kv_cache": self.kv_cache,
-            "meters": self.meters,
+            "meters": list(self.meters),
             "require_measured": self.require_measured,
+            "window_error": self.window_error,
+            "idle_s": self.idle_s,
             "stopping": asdict(self.rule),
             "seed": self.seed,
+            "base_url": self.base_url,
+            "dtype": self.dtype,
+            "device": self.device,
+            "offload": self.offload,
+            "phases": self.phases,
             "system": self.system,
         }

@@ -1,14 +1,25 @@
-"""One cell's trials: warm-up, then calls in windows until the stopping rule says so."""
+"""One cell's trials: warm-up, then calls in windows until the stopping rule says so.
+
+A window holds as many calls back to back as its meters need to be sure of the energy. A trial that something
+disturbed is repeated; where the disturbance does not end, it is the condition of the measurement and counts.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+import msgspec
+
+from pytest_llmenergy import accounting
 from pytest_llmenergy.campaign.results import energy_basis, energy_of
 from pytest_llmenergy.campaign.stopping import describe
 from pytest_llmenergy.errors import WrongWorkError
-from pytest_llmenergy.records import DomainEnergy, Provenance, Stop, Trial
+from pytest_llmenergy.meters.counters import TOO_SHORT
+from pytest_llmenergy.records import PHASES, DomainEnergy, Phase, Provenance, Stop, Trial
+from pytest_llmenergy.units import format_percent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -17,6 +28,12 @@ if TYPE_CHECKING:
     from pytest_llmenergy.meters.window import Meters, Window
 
 SPOILED_IN_A_ROW = 5  # after so many trials without a reading, the next one will have none either
+DISTURBED_IN_A_ROW = 5  # after so many disturbed trials, the next one will be disturbed too
+LONGEST_WINDOW_S = 30.0  # no call is repeated beyond it
+_GROWTH = 8  # how much longer the next window may be: a bound far above the wish says little about how far
+_MARGIN = 1.25  # a bound differs from one window to the next
+_DISTURBED = "disturbed: "
+_WINDOW_TOO_SHORT = "the window was too short"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +51,20 @@ class Trials:
     trials: list[Trial] = field(default_factory=list)
     stop: Stop | None = None
     error: str | None = None
+    tolerates_disturbance: bool = False
+
+    @property
+    def attempts(self) -> list[Trial]:
+        """The trials that are no warm-up."""
+        return [trial for trial in self.trials if not trial.warmup]
+
+    def tolerate_disturbance(self) -> None:
+        """From now on count what something has disturbed; it keeps its flags."""
+        self.tolerates_disturbance = True
+        self.trials = [
+            msgspec.structs.replace(trial, excluded=None) if _is_disturbed(trial) else trial
+            for trial in self.trials
+        ]
 
     @property
     def counted(self) -> list[Trial]:
@@ -60,6 +91,15 @@ class OnTrial(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Split:
+    """Trials that are split into prefill and decode, after those that count and beside them."""
+
+    trials: int
+    call: Callable[[Callable[[], None]], Any]  # the same work; calls its argument at the first token
+    decode_steps: int  # tokens a sequence gets after its first
+
+
 def run_trials(
     call: Callable[[], Any],
     *,
@@ -67,7 +107,10 @@ def run_trials(
     rule: StopRule,
     verify: Callable[[Any], int | None],
     warmups: Sequence[Warmup] = (),
+    window_error: float | None = None,
     on_trial: OnTrial,
+    account: Callable[[Any, float], dict[str, Any]] | None = None,
+    split: Split | None = None,
 ) -> Trials:
     """Measure a call until the rule says so.
 
@@ -80,9 +123,14 @@ def run_trials(
         rule: when to stop.
         verify: the tokens generated, counted on the call's own result; raises WrongWorkError.
         warmups: calls before the first counted one.
+        window_error: a window holds so many calls that the meters' error bound is below this share of its
+            energy; None: always one.
         on_trial: told of every trial as soon as it is there.
+        account: what a call's result and runtime say beside its tokens: `ttft_s`, `tpot_s`, and details of
+            the trial; raises WrongWorkError.
+        split: more trials, split into phases; they do not count, since the mark disturbs them.
     """
-    measuring = _Measuring(Trials(rule), call, meters, verify, on_trial)
+    measuring = _Measuring(Trials(rule), call, meters, verify, on_trial, account, window_error)
     cell = measuring.cell
     for warmup in warmups:
         measuring.one(warmup)
@@ -90,50 +138,174 @@ def run_trials(
             return cell
     while cell.stop is None:
         measuring.one(None)
+        if not cell.tolerates_disturbance and _is_always_disturbed(cell):
+            cell.tolerate_disturbance()
         cell.stop = cell.stop or rule.decide(*cell.figures()) or _given_up(cell)
+    if split is not None and cell.error is None:
+        for _ in range(split.trials):
+            measuring.in_phases(split)
     return cell
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Measuring:
     cell: Trials
     call: Callable[[], Any]
     meters: Meters
     verify: Callable[[Any], int | None]
     on_trial: OnTrial
+    account: Callable[[Any, float], dict[str, Any]] | None
+    window_error: float | None
+    repetitions: int = 1
 
     def one(self, warmup: Warmup | None) -> None:
         """Measure one trial and note it; wrong work stops the cell."""
+        repetitions = 1 if warmup is not None else self.repetitions
         with self.meters.window() as window:
-            output = self.call()
+            outputs = [self.call() for _ in range(repetitions)]
+        how = {"warmup": warmup is not None, "first_after_load": _is_first(warmup)}
+        self._note(outputs, window, how)
+
+    def in_phases(self, split: Split) -> None:
+        """Measure one trial in two windows that meet at the first token, and note it."""
+        decode: list[Window] = []
+        with self.meters.window() as whole, contextlib.ExitStack() as stack:
+            prefill = stack.enter_context(self.meters.window("prefill"))
+
+            def at_first_token() -> None:
+                stack.close()  # waits for the GPU, and ends the window
+                decode.append(stack.enter_context(self.meters.window("decode")))
+
+            output = split.call(at_first_token)
+        found: dict[str, Any] = {
+            "excluded": PHASES,
+            "phases": tuple(_phase(window) for window in (prefill, *decode)),
+            "ttft_s": prefill.runtime_s,
+        }
+        if decode and split.decode_steps and decode[0].runtime_s is not None:
+            found["tpot_s"] = decode[0].runtime_s / split.decode_steps
+        self._note([output], whole, found)
+
+    def _note(self, outputs: list[Any], window: Window, found: dict[str, Any]) -> None:
+        """Count what the calls of a window did, and note the trial."""
         tokens, wrong = None, None
+        repetitions = len(outputs)
         try:
-            tokens = self.verify(output)
+            for output in outputs:
+                tokens = self.verify(output)
+                if self.account is not None and window.runtime_s is not None:
+                    details = self.account(output, window.runtime_s / repetitions)
+                    for name in ("ttft_s", "tpot_s"):
+                        if name in details:
+                            found[name] = details.pop(name)
+                    found["details"] = details
         except WrongWorkError as error:
             wrong = str(error)
-        del output
-        trial = _trial(len(self.cell.trials), window, tokens, wrong, warmup)
+        outputs.clear()
+        trial = _trial(len(self.cell.trials), window, repetitions, tokens, found)
+        trial = msgspec.structs.replace(trial, excluded=wrong or trial.excluded or self._why_not(trial))
         self.cell.trials.append(trial)
         if wrong is not None:
             self.cell.error = wrong
             self.cell.stop = self.cell.stopped("failed")
         self.on_trial(self.cell, trial)
 
+    def _why_not(self, trial: Trial) -> str | None:
+        """Why the trial does not count; the next window is made long enough."""
+        needed = trial.repetitions
+        if self.window_error is not None:
+            needed = repetitions_for(trial, self.window_error)
+            self.repetitions = max(self.repetitions, needed)
+        lost = spoiled(trial.domains)
+        if needed > trial.repetitions and not trial.warmup:
+            by = bound_rel(trial.domains)
+            known = "not known" if by is None else f"known to {format_percent(by)} only"
+            return f"{_WINDOW_TOO_SHORT}: its energy is {known}"
+        if lost is None and trial.flags and not trial.warmup and not self.cell.tolerates_disturbance:
+            return _DISTURBED + "; ".join(trial.flags)
+        return lost
 
-def _trial(index: int, window: Window, tokens: int | None, wrong: str | None, warmup: Warmup | None) -> Trial:
+
+def _is_first(warmup: Warmup | None) -> bool:
+    return warmup is not None and warmup.first_after_load
+
+
+def _phase(window: Window) -> Phase:
+    return Phase(name=window.label, runtime_s=window.runtime_s or 0.0, domains=window.domains)
+
+
+def bound_rel(domains: Sequence[DomainEnergy]) -> float | None:
+    """The meters' error bound over the energy, of the measured domains; None where nothing is measured."""
+    summed = (*accounting.gpu_domains(domains), *accounting.cpu_domains(domains))
+    known = [
+        (part.bound_j, part.energy_j)
+        for part in summed
+        if part.provenance is Provenance.MEASURED and part.bound_j is not None and part.energy_j is not None
+    ]
+    energy_j = sum(energy_j for _, energy_j in known)
+    if not known or energy_j <= 0:
+        return None
+    return sum(bound_j for bound_j, _ in known) / energy_j
+
+
+def repetitions_for(trial: Trial, window_error: float) -> int:
+    """How many calls a window must hold for its bound to be below `window_error`, from what one held.
+
+    The bound is of the window's edges, so its share of the energy falls as the window grows.
+    """
+    most = max(1, math.floor(LONGEST_WINDOW_S / trial.runtime_s)) if trial.runtime_s > 0 else 1
+    rel = bound_rel(trial.domains)
+    if rel is not None and not any((part.reason or "").startswith(TOO_SHORT) for part in trial.domains):
+        factor = rel / window_error
+    else:
+        # Without an energy there is no share: the window grows until there is one.
+        unread = any((part.reason or "").startswith(TOO_SHORT) for part in trial.domains)
+        factor = float(_GROWTH) if unread else 1.0
+    wanted = trial.repetitions if factor <= 1 else math.ceil(_MARGIN * factor * trial.repetitions)
+    return max(trial.repetitions, min(wanted, _GROWTH * trial.repetitions, most))
+
+
+def _trial(index: int, window: Window, repetitions: int, tokens: int | None, found: dict[str, Any]) -> Trial:
+    """One call's figures: the window's over the calls it held."""
+    domains = window.domains
     if window.runtime_s is None:
         raise AssertionError("the window is still open")
     return Trial(
         index=index,
-        runtime_s=window.runtime_s,
-        domains=window.domains,
-        warmup=warmup is not None,
-        first_after_load=warmup is not None and warmup.first_after_load,
-        excluded=wrong or spoiled(window.domains),
+        runtime_s=window.runtime_s / repetitions,
+        domains=tuple(_per_call(part, repetitions) for part in domains),
+        repetitions=repetitions,
         tokens_generated=tokens,
         started_s=window.started_s,
-        meter_cpu_s=window.meter_cpu_s,
+        flags=window.flags,
+        meter_cpu_s=None if window.meter_cpu_s is None else window.meter_cpu_s / repetitions,
+        **found,
     )
+
+
+def _per_call(part: DomainEnergy, repetitions: int) -> DomainEnergy:
+    return msgspec.structs.replace(
+        part,
+        energy_j=None if part.energy_j is None else part.energy_j / repetitions,
+        bound_j=None if part.bound_j is None else part.bound_j / repetitions,
+    )
+
+
+def _is_disturbed(trial: Trial) -> bool:
+    return trial.excluded is not None and trial.excluded.startswith(_DISTURBED)
+
+
+def _is_spoiled(trial: Trial) -> bool:
+    """Whether there was no reading; a window that was too short is followed by a longer one."""
+    excluded = trial.excluded or ""
+    return bool(excluded) and not excluded.startswith((_DISTURBED, _WINDOW_TOO_SHORT))
+
+
+def _is_always_disturbed(cell: Trials) -> bool:
+    attempts = cell.attempts
+    last = attempts[-DISTURBED_IN_A_ROW:]
+    in_a_row = len(last) == DISTURBED_IN_A_ROW and all(map(_is_disturbed, last))
+    return in_a_row or len(attempts) >= cell.rule.max_trials
 
 
 def spoiled(domains: Sequence[DomainEnergy]) -> str | None:
@@ -143,9 +315,9 @@ def spoiled(domains: Sequence[DomainEnergy]) -> str | None:
 
 
 def _given_up(cell: Trials) -> Stop | None:
-    attempts = [trial for trial in cell.trials if not trial.warmup]
+    attempts = cell.attempts
     last = attempts[-SPOILED_IN_A_ROW:]
-    hopeless = len(last) == SPOILED_IN_A_ROW and not any(trial.counts for trial in last)
+    hopeless = len(last) == SPOILED_IN_A_ROW and all(map(_is_spoiled, last))
     if not hopeless and len(attempts) < 2 * cell.rule.max_trials:
         return None
     if len(cell.counted) < cell.rule.min_trials:

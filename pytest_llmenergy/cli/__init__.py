@@ -9,7 +9,22 @@ from typing import Any
 
 import click
 
-from pytest_llmenergy.errors import LLMEnergyError
+from pytest_llmenergy.errors import LLMEnergyError, MissingExtraError
+
+# The package -> the extra that brings it; whatever stage first misses one, the message names the extra.
+EXTRAS = {
+    "numpy": "analysis",
+    "pandas": "analysis",
+    "scipy": "analysis",
+    "statsmodels": "analysis",
+    "polars": "routing",
+    "pulp": "routing",
+    "highspy": "routing",
+    "pyarrow": "trace",
+    "torch": "models",
+    "transformers": "models",
+    "accelerate": "models",
+}
 
 # Command -> the module of this package that holds a click command named `command`.
 COMMANDS = {
@@ -21,6 +36,7 @@ COMMANDS = {
     "route": "route",
     "gate": "gate",
     "ab": "ab",
+    "budget": "budget",
     "doctor": "doctor",
 }
 
@@ -51,5 +67,11 @@ def main(arguments: list[str] | None = None) -> Any:
     try:
         return group.main(args=arguments, prog_name="llmenergy-report")
     except LLMEnergyError as error:
-        click.echo(f"Error: {error}", err=True)
-        sys.exit(2)
+        message = str(error)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in EXTRAS:
+            raise
+        message = str(MissingExtraError("This command", EXTRAS[package], package))
+    click.echo(f"Error: {message}", err=True)
+    sys.exit(2)

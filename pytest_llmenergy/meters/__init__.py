@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
+
+from pytest_llmenergy.records import DomainEnergy, MeterSource
 
 if TYPE_CHECKING:
-    from pytest_llmenergy.records import DomainEnergy, MeterSource
+    from pytest_llmenergy.meters.window import Meters
+
+Domains: TypeAlias = tuple[DomainEnergy, ...]
+# What a window's end gives: the energies, or from a source that knows them later a call that waits for them.
+Reading: TypeAlias = Domains | Callable[[], Domains]
 
 
 @runtime_checkable
@@ -25,10 +32,29 @@ class Meter(Protocol):
         """Mark now."""
         ...
 
-    def end(self, mark: Any) -> tuple[DomainEnergy, ...]:
-        """The energy of each domain since the mark."""
+    def end(self, mark: Any) -> Reading:
+        """The energy of each domain since the mark, or a call that gives it after a bounded wait."""
         ...
 
     def close(self) -> None:
         """Let the hardware go; later calls are not allowed."""
         ...
+
+
+class Watch(Protocol):
+    """Looks out for what may disturb a window."""
+
+    def begin(self) -> Any:
+        """Mark now."""
+        ...
+
+    def end(self, mark: Any) -> tuple[str, ...]:
+        """What has disturbed the window since the mark, in words; empty when nothing has."""
+        ...
+
+
+def open_meters(*arguments: Any, **options: Any) -> Meters:
+    """Open the meters of this machine: see `pytest_llmenergy.meters.opening.open_meters`."""
+    from pytest_llmenergy.meters import opening
+
+    return opening.open_meters(*arguments, **options)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from types import TracebackType
 
-    from pytest_llmenergy.meters import Meter
+    from pytest_llmenergy.meters import Meter, Reading, Watch
+    from pytest_llmenergy.meters.sampler import Scheduler
+    from pytest_llmenergy.meters.trace import Trace
     from pytest_llmenergy.records import DomainEnergy, MeterSource
 
 
@@ -27,15 +28,36 @@ def synchronise() -> None:
         cupy.cuda.get_current_stream().synchronize()
 
 
-@dataclass(slots=True)
 class Window:
-    """One interval; its figures are there once it has closed."""
+    """One interval; its figures are there once it has closed.
 
-    label: str = ""
-    started_s: float = 0.0
-    runtime_s: float | None = None
-    domains: tuple[DomainEnergy, ...] = ()
-    meter_cpu_s: float | None = None  # what reading the meters cost this process
+    Some sources know a window's energy only a little after its end (a counter's next tick, a recorder's next
+    rows). They are asked when `domains` is first read, which then may take as long as they need, and not
+    while the window closes.
+    """
+
+    def __init__(self, label: str = "") -> None:
+        self.label = label
+        self.started_s = 0.0
+        self.runtime_s: float | None = None
+        self.flags: tuple[str, ...] = ()  # what may have disturbed it, in words
+        self.meter_cpu_s: float | None = None  # what the meters cost, in CPU time, in this window
+        self._readings: tuple[Reading, ...] = ()
+
+    @property
+    def domains(self) -> tuple[DomainEnergy, ...]:
+        """The energy of every domain; empty while the window is open."""
+        cpu_s = time.thread_time()
+        late = any(callable(reading) for reading in self._readings)
+        settled = [reading() if callable(reading) else reading for reading in self._readings]
+        self._readings = tuple(settled)
+        if late:
+            self.meter_cpu_s = (self.meter_cpu_s or 0.0) + time.thread_time() - cpu_s
+        found: dict[str, DomainEnergy] = {}
+        for domains in settled:
+            for part in domains:
+                found.setdefault(part.domain, part)  # the meter that was named first
+        return tuple(found.values())
 
 
 class Meters:
@@ -46,12 +68,23 @@ class Meters:
         meters: Iterable[Meter],
         *,
         others: Iterable[MeterSource] = (),
+        watches: Iterable[Watch] = (),
+        sampler: Scheduler | None = None,
+        trace: Trace | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._meters = tuple(meters)
-        self.sources: tuple[MeterSource, ...] = (*(meter.source for meter in self._meters), *others)
+        self._watches = tuple(watches)
+        self._sampler = sampler
+        self.trace = trace  # the power of every domain over time, where that was asked for
+        self._others = tuple(others)
         self.clock = clock
-        self._opened_s = clock()
+        self.opened_s = clock()
+
+    @property
+    def sources(self) -> tuple[MeterSource, ...]:
+        """The meters in use, then the sources that are not."""
+        return (*(meter.source for meter in self._meters), *self._others)
 
     @contextlib.contextmanager
     def window(self, label: str = "") -> Iterator[Window]:
@@ -59,31 +92,45 @@ class Meters:
         window = Window(label)
         with contextlib.ExitStack() as stack:
             synchronise()
-            cpu_s = time.thread_time()
+            cpu_s = self._cpu_s()
+            watched = [(watch, watch.begin()) for watch in self._watches]
             marks: list[tuple[Meter, Any]] = [(meter, meter.begin()) for meter in self._meters]
-            window.meter_cpu_s = time.thread_time() - cpu_s
-            stack.callback(self._end, window, marks)
+            begun_cpu_s = self._cpu_s()
+            stack.callback(self._end, window, marks, watched, cpu_s, begun_cpu_s)
             start_s = self.clock()
-            window.started_s = start_s - self._opened_s
+            window.started_s = start_s - self.opened_s
             try:
                 yield window
             finally:
                 synchronise()
                 window.runtime_s = self.clock() - start_s
 
-    @staticmethod
-    def _end(window: Window, marks: list[tuple[Meter, Any]]) -> None:
-        cpu_s = time.thread_time()
+    def _cpu_s(self) -> tuple[float, float]:
+        """CPU time of this thread and of the meters' own."""
+        return time.thread_time(), 0.0 if self._sampler is None else self._sampler.cpu_s
+
+    def _end(
+        self,
+        window: Window,
+        marks: list[tuple[Meter, Any]],
+        watched: list[tuple[Watch, Any]],
+        cpu_s: tuple[float, float],
+        begun_cpu_s: tuple[float, float],
+    ) -> None:
+        ending_s, _ = self._cpu_s()
         # Last begun, first ended: the windows of the meters nest, so each holds the block whole.
-        ended = [meter.end(mark) for meter, mark in reversed(marks)]
-        window.domains = tuple(domain for domains in reversed(ended) for domain in domains)
-        window.meter_cpu_s = (window.meter_cpu_s or 0.0) + time.thread_time() - cpu_s
+        window._readings = tuple(reversed([meter.end(mark) for meter, mark in reversed(marks)]))  # noqa: SLF001
+        window.flags = tuple(flag for watch, mark in watched for flag in watch.end(mark))
+        ended_s, sampler_s = self._cpu_s()
+        window.meter_cpu_s = (begun_cpu_s[0] - cpu_s[0]) + (ended_s - ending_s) + (sampler_s - cpu_s[1])
 
     def close(self) -> None:
         """Close every meter, also when one of them fails."""
         with contextlib.ExitStack() as stack:
             for meter in self._meters:
                 stack.callback(meter.close)
+            if self._sampler is not None:
+                stack.callback(self._sampler.close)
 
     def __enter__(self) -> Self:
         """Use as a context manager."""

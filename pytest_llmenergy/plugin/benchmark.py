@@ -14,7 +14,7 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pytest_llmenergy.records import CellRecord, Environment, WindowRecord
+    from pytest_llmenergy.records import CellRecord, Environment, Gpu, WindowRecord
 
 
 class ReplayTimer:
@@ -35,30 +35,32 @@ class ReplayTimer:
 _TIMER = pytest.StashKey[ReplayTimer]()
 
 
-def is_usable(config: pytest.Config) -> bool:
-    """Whether pytest-benchmark is there and takes benchmarks in this run (pytest-codspeed replaces it)."""
-    return (
-        config.pluginmanager.hasplugin("benchmark")
-        and not config.getoption("benchmark_skip", default=False)
-        and not config.getoption("benchmark_disable", default=False)
-        and not config.getoption("codspeed", default=False)
-    )
+def prepare(item: pytest.Item, config: pytest.Config) -> None:
+    """Give a test that uses `energy` its timer, before any fixture is set up."""
+    names: Sequence[str] = getattr(item, "fixturenames", ())
+    if "energy" not in names or "benchmark" in names:
+        return  # nothing of ours, or the test times something of its own
 
+    def given(option: str) -> bool:
+        return bool(config.getoption(option, default=False))
 
-def prepare(items: Sequence[pytest.Item], config: pytest.Config) -> None:
-    """Give each test that uses `energy` its timer, before any fixture is set up."""
-    for item in items:
-        names: list[str] = getattr(item, "fixturenames", [])
-        if "benchmark" in names:
-            continue  # the test times something of its own
+    codspeed = given("codspeed")  # replaces pytest-benchmark, and knows no timer
+    off = codspeed or given("benchmark_skip") or given("benchmark_disable")
+    if config.pluginmanager.hasplugin("benchmark") and not off:
         timer = item.stash[_TIMER] = ReplayTimer()
         item.add_marker(pytest.mark.benchmark(timer=timer))
-        if config.getoption("benchmark_only", default=False):
-            names.append("benchmark")  # else it would be skipped as no benchmark
+    if codspeed or given("benchmark_only"):
+        # Else it would be deselected, or skipped, as no benchmark. The list itself is shared between tests.
+        item.fixturenames = [*names, "benchmark"]  # type: ignore[attr-defined]
 
 
-def register(request: pytest.FixtureRequest, record: CellRecord | WindowRecord) -> None:
-    """Hand a record to the test's `benchmark`; the first of a test, for it takes one."""
+def register(request: pytest.FixtureRequest, record: CellRecord | WindowRecord, *, again: bool) -> None:
+    """Hand a record to the test's `benchmark`; the first of a test, for it takes one.
+
+    A cell that several tests share (`again`) is one benchmark, unless pytest-benchmark counts on the test.
+    """
+    if again and "benchmark" not in request.fixturenames:
+        return
     timer = request.node.stash.get(_TIMER, None)
     durations_s = [trial.runtime_s for trial in record.trials if trial.counts]
     if timer is None or not durations_s:
@@ -97,14 +99,12 @@ def _energy_j(trial: Any, domain: str) -> float | None:
     return next((part.energy_j for part in trial.domains if part.domain == domain), None)
 
 
-def machine_info(environment: Environment) -> dict[str, Any]:
-    """What pytest-benchmark's machine info lacks for energy."""
-    info: dict[str, Any] = msgspec.to_builtins(
-        {
-            "gpus": environment.gpus,
-            "driver": environment.driver,
-            "meters": [source for source in environment.meters if source.available],
-            "fingerprint": environment.fingerprint,
-        }
-    )
-    return info
+def machine_info(gpus: Sequence[Gpu], driver: str | None) -> dict[str, Any]:
+    """What pytest-benchmark's machine info lacks; nothing without a GPU, so that stored files still agree."""
+    return msgspec.to_builtins({"gpus": gpus, "gpu_driver": driver}) if gpus else {}
+
+
+def output(environment: Environment) -> dict[str, Any]:
+    """The block of pytest-benchmark's JSON that says what metered the energies in it."""
+    meters = [source for source in environment.meters if source.available]
+    return {"meters": msgspec.to_builtins(meters), "fingerprint": environment.fingerprint}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_llmenergy.errors import LLMEnergyError
-from pytest_llmenergy.records import Provenance
+from pytest_llmenergy.records import DOES_NOT_FIT, Provenance
 from pytest_llmenergy.units import format_energy
 
 if TYPE_CHECKING:
@@ -63,7 +63,10 @@ class Energy:
                 batch_size=batch_size,
                 kv_cache=kv_cache,
                 test=self._request.node.nodeid,
+                details=_details(self._request.node),
             )
+        if record.stop is not None and record.stop.reason == DOES_NOT_FIT:
+            pytest.skip(f"{record.error}")
         if record.error is not None:
             pytest.fail(f"{record.label}: {record.error}", pytrace=False)
         self._note(record.label, record)
@@ -119,12 +122,41 @@ class Energy:
         self._registered(self._request, record)
 
 
+def tolerance_of(item: pytest.Item) -> float | None:
+    """The increase that the test's nearest marker allows its cells; None where none does.
+
+    Raises:
+        ValueError: it is no share.
+    """
+    from pytest_llmenergy.units import parse_fraction
+
+    for marker in item.iter_markers("llmenergy"):
+        stated = marker.kwargs.get("tolerance")
+        if stated is None:
+            continue
+        try:
+            share = parse_fraction(str(stated))
+        except ValueError:
+            share = -1.0
+        if isinstance(stated, bool) or not 0 <= share < float("inf"):
+            raise ValueError(
+                f"@pytest.mark.llmenergy: tolerance must be a share such as '10%', not {stated!r}"
+            )
+        return share
+    return None
+
+
+def _details(item: pytest.Item) -> dict[str, Any]:
+    tolerance = tolerance_of(item)
+    return {} if tolerance is None else {"tolerance": tolerance}
+
+
 @contextlib.contextmanager
 def _failing_clearly() -> Iterator[None]:
     try:
         yield
     except LLMEnergyError as error:
-        pytest.fail(str(error), pytrace=False)
+        raise pytest.fail.Exception(str(error), pytrace=False) from None  # its causes would be printed too
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,7 +174,7 @@ class Budget:
             ValueError: an argument is unknown or no positive number.
         """
         for marker in item.iter_markers("llmenergy"):
-            known = {*cls.__slots__, "sweep"}
+            known = {*cls.__slots__, "sweep", "tolerance"}
             unknown = sorted(set(marker.kwargs) - known)
             if marker.args or unknown:
                 wrong = ", ".join(unknown) or "positional arguments"

@@ -32,6 +32,7 @@ class Progress:
         self._live = bool(self._reporter and self._reporter.isatty and not config.option.verbose)
         self._kv_cache = kv_cache
         self._left: list[Place] = []
+        self._now: Place | None = None
         self._total = 0
         self._done_cost = 0.0
         self._spent_s = 0.0
@@ -51,24 +52,27 @@ class Progress:
         if place not in self._left:
             self._total += 1  # a test asked for a cell by itself
         self._began_s = time.monotonic()
+        self._now = place
 
-    def trial(self, label: str, trials: Trials, trial: Trial) -> None:
+    def trial(self, trials: Trials, trial: Trial) -> None:
         """A trial is done."""
+        head = f"{self._count(1)} {_work(self._now)}" if self._now is not None else "measuring"
         if trial.warmup:
-            self._overwrite(f"{self._count(1)} {label}: warm-up {format_runtime(trial.runtime_s)}")
+            self._overwrite(f"{head}  warm-up {format_runtime(trial.runtime_s)}")
             return
         now = trials.stopped("")
         spread = f"±{format_runtime(now.runtime_half_width_s)} ±{format_percent(now.energy_half_width_rel)}"
-        self._overwrite(f"{self._count(1)} {label}: trial {now.trials} {spread}{self._time_left()}")
+        self._overwrite(f"{head}  trial {now.trials} {spread}{self._time_left()}")
 
     def ends(self, place: Place, record: CellRecord) -> None:
         """A cell has been measured."""
+        self._now = None
         self._spent_s += time.monotonic() - self._began_s
         self._done_cost += place.cost(kv_cache=self._kv_cache)
         if place in self._left:
             self._left.remove(place)
-        head = f"{self._count(0)} {place.model} {place.tokens_in:>4} in {place.tokens_out:>4} out"
-        self._line(f"{head}{_outcome(record)}{self._time_left()}")
+        line = f"{self._count(0)} {_work(place)}  {_outcome(record)}"
+        self._line(line if record.error is not None else f"{line}{self._time_left()}"[:_WIDTH])
 
     def notice(self, text: str) -> None:
         """Say something that stays."""
@@ -115,10 +119,13 @@ class Progress:
 def _outcome(record: CellRecord) -> str:
     summary, stop = record.summary, record.stop
     if record.error is not None or summary is None or stop is None:
-        return f"  failed: {record.error}"
+        return f"failed: {record.error}"
     per_token_j, half_width_j = summary.energy_j_per_token, summary.energy_j_per_token_half_width
     spread = f" ±{format_percent(half_width_j / per_token_j)}" if half_width_j and per_token_j else ""
-    return (
-        f" {stop.trials:>3} trials {format_runtime(summary.runtime_s):>8}"
-        f" {format_quantity(per_token_j, 'J'):>8}/token{spread}"
-    )
+    runs = f"{stop.trials:>2} x {format_runtime(summary.runtime_s):<7}"
+    return f"{runs} {format_quantity(per_token_j, 'J'):>8}/token{spread}"
+
+
+def _work(place: Place) -> str:
+    tokens = f"{place.tokens_in}->{place.tokens_out}"
+    return f"{place.model} {tokens:>9}"

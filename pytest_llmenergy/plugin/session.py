@@ -10,18 +10,19 @@ import pytest
 
 from pytest_llmenergy.campaign.grid import Place, shuffled
 from pytest_llmenergy.campaign.opening import open_campaign
+from pytest_llmenergy.environment import read_gpus
 from pytest_llmenergy.errors import LLMEnergyError
-from pytest_llmenergy.options import given, read_settings
+from pytest_llmenergy.options import given, read_gate, read_settings
 from pytest_llmenergy.plugin import benchmark
-from pytest_llmenergy.plugin.fixture import Budget, Energy
+from pytest_llmenergy.plugin.fixture import Budget, Energy, tolerance_of
 from pytest_llmenergy.plugin.progress import Progress
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
-    from types import FrameType
+    from collections.abc import Callable, Generator
 
     from pytest_llmenergy.campaign.runner import Runner
     from pytest_llmenergy.campaign.settings import Settings
+    from pytest_llmenergy.plugin.gate import SessionGate
     from pytest_llmenergy.records import Campaign, CellRecord, WindowRecord
 
 
@@ -38,9 +39,15 @@ def open_session(config: pytest.Config) -> MeasuringSession:
             "Leave out -n (pytest-xdist)."
         )
     try:
-        return MeasuringSession(config, read_settings(config))
+        session = MeasuringSession(config, read_settings(config))
+        request = read_gate(config)
+        if request.asks or request.binding:
+            from pytest_llmenergy.plugin.gate import SessionGate
+
+            session.gate = SessionGate(request)
     except LLMEnergyError as error:
         raise pytest.UsageError(str(error)) from error
+    return session
 
 
 class MeasuringSession:
@@ -54,8 +61,11 @@ class MeasuringSession:
         self._finished: Campaign | None = None
         self._energies: dict[str, Energy] = {}
         self._registered: set[int] = set()  # records live as long as the session
-        self._handler: Any = None
+        self._handlers: dict[int, Any] = {}
+        self._calling = False
         self._error: str | None = None
+        self.gate: SessionGate | None = None
+        self._suite_property: Callable[[str, object], None] | None = None
 
     # Which tests, in which order
 
@@ -74,17 +84,20 @@ class MeasuringSession:
             for t_in, t_out in axes.points
         ]
 
+    def pytest_itemcollected(self, item: pytest.Item) -> None:
+        """Prepare for pytest-benchmark before it looks at its tests."""
+        benchmark.prepare(item, self._config)
+
     @pytest.hookimpl(trylast=True)
-    def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         """Put each model's cells together, in seeded random order, after the tests that have none."""
         measuring = [item for item in items if "energy" in getattr(item, "fixturenames", ())]
         for item in measuring:
             try:
                 Budget.of(item)
+                tolerance_of(item)
             except ValueError as error:
                 raise pytest.UsageError(f"{item.nodeid}: {error}") from error
-        if benchmark.is_usable(config):
-            benchmark.prepare(measuring, config)
         of_cells = [(place, item) for item in measuring if (place := _place(item)) is not None]
         order = shuffled(
             [place for place, _ in of_cells], seed=self._settings.seed, models=self._settings.models
@@ -111,10 +124,13 @@ class MeasuringSession:
         measuring = [item for item in session.items if "energy" in getattr(item, "fixturenames", ())]
         if not measuring or self._config.option.collectonly:
             return
-        self._handler = signal.signal(signal.SIGTERM, _interrupt)
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            self._handlers[signum] = signal.signal(signum, lambda _signum, _frame: self._interrupt(session))
         self._progress = Progress(self._config, kv_cache=self._settings.kv_cache)
         try:
             self._runner = open_campaign(self._settings, self._progress)
+            if self.gate is not None:
+                self.gate.prepare(self._runner.environment)
         except LLMEnergyError as error:
             raise pytest.UsageError(str(error)) from error
         places = dict.fromkeys(place for item in measuring if (place := _place(item)) is not None)
@@ -129,20 +145,34 @@ class MeasuringSession:
         """The `energy` of one test."""
         if self._runner is None:
             raise AssertionError("no runner: the test loop has not begun")
+        self._suite_property = request.getfixturevalue("record_testsuite_property")
         energy = Energy(self._runner, request, self._register)
         self._energies[request.node.nodeid] = energy
         return energy
 
+    def _interrupt(self, session: pytest.Session) -> None:
+        """Ctrl-C, or a batch system's time limit: end in order.
+
+        An interrupt in the middle of pytest's own bookkeeping would be an internal error, so one that comes
+        between two tests waits for the next; whoever asks twice is not kept waiting.
+        """
+        again, session.shouldstop = session.shouldstop, "interrupted"
+        if self._calling or again:
+            raise KeyboardInterrupt
+
     def _register(self, request: pytest.FixtureRequest, record: CellRecord | WindowRecord) -> None:
-        """Hand a record to pytest-benchmark; a cell that several tests share is one benchmark."""
-        if id(record) not in self._registered:
-            self._registered.add(id(record))
-            benchmark.register(request, record)
+        """Hand a record to pytest-benchmark."""
+        benchmark.register(request, record, again=id(record) in self._registered)
+        self._registered.add(id(record))
 
     @pytest.hookimpl(wrapper=True)
     def pytest_pyfunc_call(self, pyfuncitem: pytest.Function) -> Generator[None, object, object]:
         """Hold the test to its budget."""
-        result = yield
+        self._calling = True
+        try:
+            result = yield
+        finally:
+            self._calling = False
         energy = self._energies.get(pyfuncitem.nodeid)
         if energy is None:
             return result
@@ -156,28 +186,53 @@ class MeasuringSession:
         """A measured cell has its own line; a dot beside it would only break it."""
         if report.when == "call" and report.passed and report.nodeid in self._energies:
             return "passed", "", "MEASURED"
+        if report.when == "call" and report.skipped and report.nodeid in self._energies:
+            return "skipped", "", "SKIPPED"
         return None
 
     # Afterwards
 
+    @pytest.hookimpl(tryfirst=True)  # before the JUnit file is written
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
         """Write the results document, whatever ended the session."""
-        if self._handler is not None:
-            signal.signal(signal.SIGTERM, self._handler)
+        for signum, handler in self._handlers.items():
+            signal.signal(signum, handler)
         if self._runner is None:
+            if self.gate is not None and exitstatus == pytest.ExitCode.OK and not _only_collects(session):
+                self.gate.nothing_measured()
+                self._end_with_gate(session)
             return
         ended = exitstatus in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED}
         try:
             self._finished = self._runner.finish(
                 complete=ended and not session.shouldstop and not session.shouldfail
             )
+            if self.gate is not None and ended:
+                self.gate.judge(self._finished, self._runner.results_path)
+                self._end_with_gate(session)
         except LLMEnergyError as error:
             self._error = str(error)
             session.exitstatus = pytest.ExitCode.USAGE_ERROR
 
+    def _end_with_gate(self, session: pytest.Session) -> None:
+        """A failed gate is a failed test to whoever reads the exit status and the JUnit file."""
+        if self.gate is None:
+            return
+        if self._suite_property is not None:
+            self.gate.add_properties(self._suite_property)
+        if self.gate.failed and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
     @pytest.hookimpl(trylast=True)
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """The tables, and where the document is."""
+        """The tables, where the document is, and the gate's verdict."""
+        self._write_tables(terminalreporter)
+        if self.gate is not None and self.gate.lines:
+            terminalreporter.section("energy gate")
+            for line in self.gate.lines:
+                terminalreporter.write_line(line, red=self.gate.failed and line == self.gate.lines[-1])
+
+    def _write_tables(self, terminalreporter: pytest.TerminalReporter) -> None:
         if self._error is not None:
             terminalreporter.write_line(f"ERROR: {self._error}", red=True)
         campaign = self._finished
@@ -195,9 +250,19 @@ class MeasuringSession:
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_benchmark_update_machine_info(self, machine_info: dict[str, Any]) -> None:
-        """Add what its machine info lacks for energy."""
+        """Add the GPUs; asked for at the start (to compare) and at the end (to store)."""
+        driver, gpus = read_gpus()
+        machine_info.update(benchmark.machine_info(gpus, driver))
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_benchmark_update_json(self, output_json: dict[str, Any]) -> None:
+        """Add the meters."""
         if self._runner is not None:
-            machine_info["llmenergy"] = benchmark.machine_info(self._runner.environment)
+            output_json["llmenergy"] = benchmark.output(self._runner.environment)
+
+
+def _only_collects(session: pytest.Session) -> bool:
+    return bool(session.config.option.collectonly)
 
 
 def _opening_lines(runner: Runner) -> list[str]:
@@ -220,9 +285,3 @@ def _place(item: pytest.Item) -> Place | None:
     if not {"model", "tokens_in", "tokens_out"} <= set(params) or params["model"] is None:
         return None
     return Place(str(params["model"]), int(params["tokens_in"]), int(params["tokens_out"]))
-
-
-def _interrupt(signum: int, frame: FrameType | None) -> None:
-    """A SIGTERM (a batch system's time limit, say) ends the session in order."""
-    del signum, frame
-    raise KeyboardInterrupt

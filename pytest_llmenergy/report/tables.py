@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING
 
-from pytest_llmenergy.records import Campaign, CellRecord, Provenance, WindowRecord
+from pytest_llmenergy.records import DOES_NOT_FIT, PHASES, Campaign, CellRecord, Provenance, WindowRecord
 from pytest_llmenergy.units import (
     UNKNOWN,
     format_energy,
@@ -42,7 +42,12 @@ def plain_table(title: str, *columns: str, left: int = 0) -> Table:
     from rich.text import Text
 
     table = Table(
-        title=Text(title), title_justify="left", title_style="", box=box.SIMPLE_HEAD, pad_edge=False
+        title=Text(title),
+        title_justify="left",
+        title_style="",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
     )
     for number, column in enumerate(columns):
         table.add_column(column, justify="left" if number < left else "right", no_wrap=number >= left)
@@ -55,6 +60,9 @@ def summary_tables(campaign: Campaign) -> list[Table | str]:
     for cell in campaign.cells:
         groups.setdefault((cell.model, cell.system, cell.batch_size, cell.kv_cache), []).append(cell)
     tables: list[Table | str] = [_cells_table(cells) for cells in groups.values()]
+    phased = [cell for cell in campaign.cells if cell.summary is not None and cell.summary.ttft_s is not None]
+    if phased:
+        tables.append(_phases_table(phased))
     if campaign.windows:
         tables.append(_windows_table(campaign.windows))
     tables.extend(_notes(campaign))
@@ -80,7 +88,8 @@ def _cells_table(cells: list[CellRecord]) -> Table:
         summary = cell.summary
         counted = sum(trial.counts for trial in cell.trials)
         if summary is None or cell.error is not None or summary.runtime_s is None:
-            table.add_row(str(cell.tokens_in), str(cell.tokens_out), str(counted), *[UNKNOWN] * 5, "failed")
+            why = "no room" if cell.stop is not None and cell.stop.reason == DOES_NOT_FIT else "failed"
+            table.add_row(str(cell.tokens_in), str(cell.tokens_out), str(counted), *[UNKNOWN] * 5, why)
             continue
         energy_j = summary.energy_j if summary.energy_basis == "energy_j" else summary.gpu_energy_j
         table.add_row(
@@ -95,6 +104,43 @@ def _cells_table(cells: list[CellRecord]) -> Table:
             _source(summary),
         )
     return table
+
+
+def _phases_table(cells: Iterable[CellRecord]) -> Table:
+    table = plain_table(
+        "prefill and decode, energy of one request",
+        "model",
+        "in",
+        "out",
+        "trials",
+        "TTFT",
+        "TPOT",
+        "prefill",
+        "decode",
+        left=1,
+    )
+    for cell in sorted(cells, key=lambda cell: (cell.model, cell.tokens_in, cell.tokens_out)):
+        if cell.summary is None:
+            continue
+        phases = {phase.name: phase for phase in cell.summary.phases}
+        energies_j = {
+            name: phase.gpu_energy_j if cell.summary.energy_basis == "gpu_energy_j" else phase.energy_j
+            for name, phase in phases.items()
+        }
+        table.add_row(
+            cell.model,
+            str(cell.tokens_in),
+            str(cell.tokens_out),
+            str(max((phase.trials for phase in phases.values()), default=0)),
+            format_runtime(cell.summary.ttft_s),
+            format_runtime(cell.summary.tpot_s),
+            *(_per_request(energies_j.get(name), cell.batch_size) for name in ("prefill", "decode")),
+        )
+    return table
+
+
+def _per_request(energy_j: float | None, batch_size: int) -> str:
+    return format_energy(None if energy_j is None else energy_j / batch_size)
 
 
 CONFIDENCE = 0.95
@@ -151,7 +197,7 @@ def _notes(campaign: Campaign) -> list[str]:
             f"{capped} of {len(campaign.cells)} cells stopped at the cap on trials, before their interval "
             "was narrow enough."
         )
-    excluded = sum(trial.excluded is not None for cell in campaign.cells for trial in cell.trials)
+    excluded = sum(trial.excluded not in (None, PHASES) for cell in campaign.cells for trial in cell.trials)
     if excluded:
         notes.append(f"{excluded} trials were excluded; results.json says why.")
     failed = [cell for cell in campaign.cells if cell.error is not None]

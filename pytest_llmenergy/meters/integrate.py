@@ -1,0 +1,117 @@
+"""Readings to joules and how far they may be off: pure arithmetic, no hardware, no clock.
+
+Three kinds of source: a counter that is latched every so often, a counter whose latch times are known
+(`ticks`), and power that is sampled. docs/windows-and-bounds.md derives the bounds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+@dataclass(frozen=True, slots=True)
+class Bounded:
+    """An energy, and how far from the truth it may be, in J."""
+
+    energy_j: float
+    bound_j: float
+
+    @property
+    def is_too_short(self) -> bool:
+        """Whether the reading cannot be told from nothing: the window is too short for its source."""
+        return self.bound_j >= self.energy_j
+
+
+def modular_difference(before: int, after: int, modulus: int) -> int:
+    """How far a counter that wraps at `modulus` went, if it wrapped at most once."""
+    return (after - before) % modulus
+
+
+def latched_difference(energy_j: float, *, update_period_s: float, power_cap_w: float) -> Bounded:
+    """The difference of two readings of a counter that is latched every `update_period_s`.
+
+    For any phase the error lies between -U P(end) and +U P(start), so +-U times the highest power holds.
+    """
+    return Bounded(energy_j, update_period_s * power_cap_w)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A constant power over (start_s, end_s]."""
+
+    start_s: float
+    end_s: float
+    power_w: float
+
+
+def energy_of_steps(steps: Sequence[Step], start_s: float, end_s: float) -> float:
+    """Sum over the steps of power times their overlap with the window (Wilkins et al., section 3.2.2)."""
+    return sum(
+        step.power_w * overlap
+        for step in steps
+        if (overlap := min(step.end_s, end_s) - max(step.start_s, start_s)) > 0
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class PowerSample:
+    """Power read at one instant."""
+
+    time_s: float
+    power_w: float
+
+
+def integrate_power(
+    samples: Sequence[PowerSample],
+    start_s: float,
+    end_s: float,
+    *,
+    update_period_s: float,
+    averaging_s: float,
+) -> Bounded | None:
+    """Energy of sampled power over a window, by trapezoids; None where the samples do not cover it.
+
+    Args:
+        samples: in order of time; they may begin before and end after the window.
+        start_s: the window's start.
+        end_s: the window's end.
+        update_period_s: how old a reading may be.
+        averaging_s: over what time before its latching the sensor averages.
+
+    The bound holds for power that changes at most once between two samples: half the step there, and at each
+    edge the sensor's lag times the swing of the power.
+    """
+    inside = [sample for sample in samples if start_s <= sample.time_s <= end_s]
+    before = [sample for sample in samples if sample.time_s < start_s][-1:]
+    after = [sample for sample in samples if sample.time_s > end_s][:1]
+    known = [*before, *inside, *after]
+    if not known or end_s <= start_s:
+        return None
+    points = [
+        PowerSample(start_s, _interpolated(known, start_s)),
+        *inside,
+        PowerSample(end_s, _interpolated(known, end_s)),
+    ]
+    energy_j = bound_j = 0.0
+    for one, two in pairwise(points):
+        step_s = two.time_s - one.time_s
+        energy_j += step_s * (one.power_w + two.power_w) / 2
+        bound_j += step_s * abs(two.power_w - one.power_w) / 2
+    powers = [sample.power_w for sample in known]
+    # A step between two samples that both lie outside the window's points is inside this swing as well.
+    return Bounded(energy_j, bound_j + 2 * (update_period_s + averaging_s) * (max(powers) - min(powers)))
+
+
+def _interpolated(samples: Sequence[PowerSample], time_s: float) -> float:
+    if time_s <= samples[0].time_s:
+        return samples[0].power_w
+    for one, two in pairwise(samples):
+        if time_s <= two.time_s:
+            share = (time_s - one.time_s) / (two.time_s - one.time_s)
+            return one.power_w + share * (two.power_w - one.power_w)
+    return samples[-1].power_w

@@ -1,0 +1,125 @@
+"""What may have disturbed a window: other processes on the GPU, throttling, load from outside our tree."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pytest_llmenergy.meters import nvml_boards
+from pytest_llmenergy.meters.machine import descendants, tree_busy_s
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from pytest_llmenergy.meters.machine import Machine
+    from pytest_llmenergy.meters.nvml_boards import Board
+    from pytest_llmenergy.meters.sampler import Scheduler
+
+# Bits of nvmlClocksEventReasons (nvml.h) that slow a GPU down against its will.
+THROTTLING = {
+    0x04: "power cap",
+    0x08: "hardware slowdown",
+    0x20: "thermal slowdown (software)",
+    0x40: "thermal slowdown (hardware)",
+    0x80: "power brake",
+}
+_LOOK_S = 1.0
+_KEEP_S = 7200.0
+# Load from outside is worth a word from half a CPU on, or from 5 % of a large machine's.
+_OUTSIDE_CPUS = 0.5
+_OUTSIDE_SHARE = 0.05
+_SHORTEST_S = 0.2  # /proc/stat counts in ticks of 10 ms
+
+
+def throttling(mask: int) -> list[str]:
+    """The reasons in a mask of nvmlClocksEventReasons, in words."""
+    return [name for bit, name in THROTTLING.items() if mask & bit]
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What was seen on the boards at one moment."""
+
+    time_s: float
+    flags: tuple[str, ...]
+
+
+class GpuWatch:
+    """Looks at throttle reasons and processes, at both ends of a window and once a second between."""
+
+    def __init__(self, boards: Sequence[Board], scheduler: Scheduler, machine: Machine) -> None:
+        self._boards = tuple(boards)
+        self._scheduler = scheduler
+        self._proc = machine.proc
+        self._seen: deque[Sight] = deque()
+        scheduler.add(self._look)
+
+    def _look(self, now_s: float) -> float:
+        flags = tuple(flag for board in self._boards for flag in self._of(board))
+        if flags:
+            self._seen.append(Sight(now_s, flags))
+        while self._seen and self._seen[0].time_s < now_s - _KEEP_S:
+            self._seen.popleft()
+        return now_s + _LOOK_S
+
+    def _of(self, board: Board) -> Iterable[str]:
+        mask = nvml_boards.throttle_mask(board)
+        for reason in throttling(mask or 0):
+            yield f"{board.domain}: {reason}"
+        foreign = nvml_boards.foreign_processes(board, lambda: set(descendants(self._proc, os.getpid())))
+        if foreign:
+            yield f"{board.domain}: used by another process ({', '.join(map(str, sorted(foreign)))})"
+
+    def begin(self) -> float:
+        """Look now."""
+        now_s = self._scheduler.clock()
+        self._look(now_s)
+        return now_s
+
+    def end(self, mark: float) -> tuple[str, ...]:
+        """Everything seen since, once each."""
+        self._look(self._scheduler.clock())
+        return tuple(
+            dict.fromkeys(flag for sight in self._seen if sight.time_s >= mark for flag in sight.flags)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class CpuLoad:
+    """CPU time since boot: of the whole machine and of our tree."""
+
+    time_s: float
+    machine_s: float
+    own_s: float | None
+    cpus: int
+
+
+class CpuWatch:
+    """Compares the machine's CPU time with that of our process tree."""
+
+    def __init__(self, machine: Machine, clock: Callable[[], float]) -> None:
+        self._machine = machine
+        self._clock = clock
+
+    def begin(self) -> CpuLoad:
+        """Read both."""
+        busy_s = self._machine.busy_s_by_cpu()
+        own_s = tree_busy_s(self._machine.proc, os.getpid())
+        return CpuLoad(self._clock(), sum(busy_s.values()), own_s, len(busy_s))
+
+    def end(self, mark: CpuLoad) -> tuple[str, ...]:
+        """Whether others used more than a little."""
+        return outside_load(mark, self.begin())
+
+
+def outside_load(before: CpuLoad, after: CpuLoad) -> tuple[str, ...]:
+    """A flag where processes outside our tree kept more than a little of the machine busy."""
+    runtime_s = after.time_s - before.time_s
+    if runtime_s < _SHORTEST_S or before.own_s is None or after.own_s is None:
+        return ()
+    outside = (after.machine_s - before.machine_s - (after.own_s - before.own_s)) / runtime_s
+    if outside <= max(_OUTSIDE_CPUS, _OUTSIDE_SHARE * after.cpus):
+        return ()
+    return (f"cpu: {outside:.1f} of {after.cpus} CPUs busy with other processes",)

@@ -1,0 +1,317 @@
+"""When a latched counter ticks, and what a window used when that is known.
+
+A counter that is latched every U tells the energy at its ticks exactly, and nothing between them. A window
+cuts two tick intervals. How the energy of a cut interval divides is known twice, from the power outside the
+window next to it and from the power inside: the two answers agree when the power is steady on both sides, and
+how far they differ is the bound. docs/windows-and-bounds.md has the derivation.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from pytest_llmenergy.meters.integrate import Bounded
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_POLL_S = 0.002  # how finely a tick is looked for
+_WATCH_S = 0.1  # how often ticks are followed while no window has an open edge
+_LEARN_TICKS = 5
+_LONGEST_PERIOD_S = 1.0
+_SHORTEST_PERIOD_S = 0.008
+_LEAD_S = 0.004  # how long before a tick is due it is looked for
+_SMOOTHING = 0.4
+_ANCHOR_S = 20.0
+_JITTER = 0.25  # of the period: beyond it the ticks are not regular
+_NEAR = 0.1  # of the period: an edge so near to a tick may be on either side of it
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """The counter went to energy_j at time_s +- uncertainty_s."""
+
+    time_s: float
+    uncertainty_s: float
+    energy_j: float
+    is_seen: bool = True  # else its time is that of the phase
+
+
+class Edge:
+    """One end of a window between two ticks of the counter."""
+
+    def __init__(self, time_s: float, energy_j: float, before: list[Tick]) -> None:
+        self.time_s = time_s
+        self.energy_j = energy_j  # the reading: the counter as the tick before left it
+        self._before = [tick for tick in before if tick.energy_j < energy_j and tick.is_seen]
+        self._last = next((tick for tick in reversed(before) if tick.energy_j == energy_j), None)
+        self.next: Tick | None = None
+        self.second: Tick | None = None
+
+    def see(self, tick: Tick) -> None:
+        """Take a tick that was found after the edge was made."""
+        if tick.energy_j <= self.energy_j:
+            self._last = tick  # it came before the edge, and was found only now
+        elif self.next is None:
+            self.next = tick
+        elif self.second is None:
+            self.second = tick
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the two ticks after it are known."""
+        return self.second is not None
+
+    def previous_s(self, period_s: float) -> float:
+        """When the tick before the edge was."""
+        if self.next is None or not self.next.is_seen:
+            return self.time_s if self._last is None else min(self._last.time_s, self.time_s)
+        periods = max(1, math.ceil((self.next.time_s - self.time_s) / period_s - _NEAR))
+        return min(self.next.time_s - periods * period_s, self.time_s)
+
+    def power_before_w(self, period_s: float, since_s: float = -math.inf) -> float | None:
+        """Mean power up to the tick before the edge, over ticks not older than `since_s`."""
+        end_s = self.previous_s(period_s)
+        for tick in reversed(self._before):
+            if tick.time_s < since_s - _NEAR * period_s:
+                return None
+            if end_s - tick.time_s > period_s / 2:
+                return (self.energy_j - tick.energy_j) / (end_s - tick.time_s)
+        return None
+
+    def power_after_w(self, until_s: float = math.inf, slack_s: float = 0.0) -> float | None:
+        """Mean power between the two ticks after the edge, if they come before `until_s`."""
+        if self.next is None or self.second is None or self.second.time_s > until_s + slack_s:
+            return None
+        if not (self.next.is_seen and self.second.is_seen):
+            return None
+        return (self.second.energy_j - self.next.energy_j) / (self.second.time_s - self.next.time_s)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _CutInterval:
+    """A tick interval that a window's edge cuts in two."""
+
+    energy_j: float
+    outside_s: float
+    inside_s: float
+    outside_w: float | None  # mean power next to it, outside the window
+    inside_w: float | None  # the same, inside the window
+    cap_w: float
+    uncertainty_s: float
+
+    def outside(self) -> Bounded:
+        """What it spent outside the window."""
+        low_j = max(0.0, self.energy_j - self.cap_w * (self.inside_s + self.uncertainty_s))
+        high_j = max(low_j, min(self.energy_j, self.cap_w * (self.outside_s + self.uncertainty_s)))
+        answers = []
+        if self.outside_w is not None:
+            answers.append(self.outside_w * self.outside_s)
+        if self.inside_w is not None:
+            answers.append(self.energy_j - self.inside_w * self.inside_s)
+        if not answers:
+            whole_s = self.outside_s + self.inside_s
+            answers.append(self.energy_j * self.outside_s / whole_s if whole_s > 0 else 0.0)
+        found_j = min(high_j, max(low_j, sum(answers) / len(answers)))
+        extreme_j = max(found_j - low_j, high_j - found_j)
+        if self.outside_w is None or self.inside_w is None:
+            return Bounded(found_j, extreme_j)
+        doubt_j = abs(answers[0] - answers[1]) + self.uncertainty_s * (self.outside_w + self.inside_w)
+        return Bounded(found_j, min(extreme_j, doubt_j))
+
+
+def energy_between(start: Edge, end: Edge, *, period_s: float, cap_w: float) -> Bounded | None:
+    """Energy from one edge to another; None where the tick after one of them was not found.
+
+    Args:
+        start: the window's start.
+        end: the window's end.
+        period_s: time between two ticks.
+        cap_w: power that is not exceeded; infinite where unknown.
+    """
+    if start.next is None or end.next is None:
+        return None
+    before_s = start.time_s - start.previous_s(period_s)
+    after_s = max(0.0, end.next.time_s - end.time_s)
+    uncertainty_s = max(start.next.uncertainty_s, end.next.uncertainty_s)
+    before_w, after_w = start.power_before_w(period_s), end.power_after_w()
+    whole_j = end.next.energy_j - start.energy_j
+    if end.energy_j == start.energy_j:
+        # No tick inside: one interval holds the window whole, and only the power outside tells them apart.
+        outside_w = [power_w for power_w in (before_w, after_w) if power_w is not None] or [0.0]
+        outside_j = before_s * outside_w[0] + after_s * outside_w[-1]
+        inside_s = end.time_s - start.time_s
+        low_j = max(0.0, whole_j - cap_w * (before_s + after_s + uncertainty_s))
+        high_j = max(low_j, min(whole_j, cap_w * (inside_s + uncertainty_s)))
+        found_j = min(high_j, max(low_j, whole_j - outside_j))
+        return Bounded(found_j, max(found_j - low_j, high_j - found_j))
+    left = _CutInterval(
+        energy_j=start.next.energy_j - start.energy_j,
+        outside_s=before_s,
+        inside_s=max(0.0, start.next.time_s - start.time_s),
+        outside_w=before_w,
+        inside_w=start.power_after_w(end.time_s, _NEAR * period_s),
+        cap_w=cap_w,
+        uncertainty_s=uncertainty_s,
+    ).outside()
+    right = _CutInterval(
+        energy_j=end.next.energy_j - end.energy_j,
+        outside_s=after_s,
+        inside_s=end.time_s - end.previous_s(period_s),
+        outside_w=after_w,
+        inside_w=end.power_before_w(period_s, since_s=start.time_s),
+        cap_w=cap_w,
+        uncertainty_s=uncertainty_s,
+    ).outside()
+    return Bounded(whole_j - left.energy_j - right.energy_j, left.bound_j + right.bound_j)
+
+
+class TickTracker:
+    """Follows a counter's ticks: learns their period, then looks shortly before and after each is due.
+
+    Call `run` when it asks to be called; `edge` marks a window's start or end. A few reads a tick, never a
+    spin: polling some counters too fast makes them lose energy.
+    """
+
+    def __init__(self, read_j: Callable[[], float]) -> None:
+        self.period_s: float | None = None
+        self.problem: str | None = None  # why the ticks cannot be followed
+        self._read_j = read_j
+        self._ticks: deque[Tick] = deque(maxlen=16)
+        self._edges: list[Edge] = []
+        self._seen: tuple[float, float] | None = None  # when, what
+        self._began_s: float | None = None
+        self._anchor: Tick | None = None  # the tick that the period is reckoned from, and how many came since
+        self._count = 0
+        self._phase_s: float | None = None  # the time of the last tick seen, smoothed
+        self._precise: Tick | None = None  # the last tick that was seen within a look or two
+        self._due_s = 0.0  # of the tick that is looked for
+
+    @property
+    def ticks(self) -> tuple[Tick, ...]:
+        """The last ticks."""
+        return tuple(self._ticks)
+
+    @property
+    def _early_s(self) -> float:
+        return max(_LEAD_S, 0.1 * (self.period_s or 0.0))
+
+    @property
+    def is_following(self) -> bool:
+        """Whether the ticks are known."""
+        return self.period_s is not None and self.problem is None and bool(self._ticks)
+
+    def edge(self, now_s: float, energy_j: float) -> Edge | None:
+        """Mark an edge at this reading; None while the ticks are not known."""
+        if not self.is_following:
+            return None
+        edge = Edge(now_s, energy_j, list(self._ticks))
+        self._edges.append(edge)
+        self._due_s = min(self._due_s, self._predicted_after(now_s))
+        return edge
+
+    def next_due_s(self, now_s: float) -> float:
+        """When to look for the tick after an edge that was just made."""
+        return self._predicted_after(now_s) - self._early_s
+
+    def run(self, now_s: float) -> float:
+        """Look once; when to look again."""
+        energy_j = self._read_j()
+        seen, self._seen = self._seen, (now_s, energy_j)
+        if self._began_s is None:
+            self._began_s = now_s
+        if self.problem is not None:
+            return now_s + _LONGEST_PERIOD_S
+        if seen is not None and energy_j < seen[1]:
+            self._ticks.clear()
+            self._edges.clear()
+            self._anchor = self._precise = self._phase_s = None
+        elif seen is not None and energy_j > seen[1]:
+            self._found(seen[0], now_s, energy_j)
+        if self.period_s is None:
+            self._learn(now_s)
+            return now_s + _POLL_S
+        if not self._ticks:
+            return now_s + _POLL_S
+        if now_s > self._due_s + self.period_s / 2:
+            self._due_s = self._predicted_after(now_s)
+        # A first look in good time, should the next come late.
+        for lead_s in (self._early_s, _LEAD_S):
+            if now_s + _POLL_S < self._due_s - lead_s:
+                return self._due_s - lead_s
+        return now_s + _POLL_S
+
+    def _predicted_after(self, now_s: float) -> float:
+        assert self.period_s is not None
+        last_s = self._ticks[-1].time_s if self._phase_s is None else self._phase_s
+        return last_s + (math.floor((now_s - last_s) / self.period_s) + 1) * self.period_s
+
+    def _found(self, seen_s: float, now_s: float, energy_j: float) -> None:
+        """The counter ticked between two looks."""
+        middle_s, half_s = (seen_s + now_s) / 2, (now_s - seen_s) / 2
+        tick = Tick(middle_s, half_s, energy_j, is_seen=half_s <= 2 * _POLL_S)
+        if self.period_s is None or self._precise is None:
+            if tick.is_seen:
+                self._reckon(tick)
+        else:
+            located_s = self._predicted_after(now_s + _LEAD_S) - self.period_s
+            is_one = 2 * half_s < self.period_s / 2
+            if located_s >= seen_s - _LEAD_S:
+                # The looks may come late, by the interpreter's lock say: the phase knows better than they do.
+                doubt_s = min(half_s, _LEAD_S if is_one else max(_LEAD_S, self.period_s / 2))
+                tick = Tick(min(max(located_s, seen_s), now_s), doubt_s, energy_j, is_seen=is_one)
+            if is_one:
+                self._reckon(Tick(middle_s, half_s, energy_j))
+        self._ticks.append(tick)
+        for edge in self._edges:
+            edge.see(tick)
+        self._edges = [edge for edge in self._edges if not edge.is_settled]
+        if self.period_s is not None and tick.is_seen:
+            stride = 1 if self._edges else max(1, round(_WATCH_S / self.period_s))
+            # From half a period on: what was found a little before it was expected is not looked for again.
+            self._due_s = (
+                self._predicted_after(tick.time_s + self.period_s / 2) + (stride - 1) * self.period_s
+            )
+        elif self.period_s is not None:
+            self._due_s = self._predicted_after(now_s)
+
+    def _reckon(self, tick: Tick) -> None:
+        """Take the period over all ticks since the anchor: one interval is known to a few ms only."""
+        last, self._precise = self._precise, tick
+        if self.period_s is None or last is None:
+            return
+        if self._anchor is None:
+            self._anchor, self._count = last, 0
+        periods = max(1, round((tick.time_s - last.time_s) / self.period_s))
+        self._count += periods
+        expected_s = (last.time_s if self._phase_s is None else self._phase_s) + periods * self.period_s
+        # A tick between two looks far apart tells less of the phase.
+        weight = (
+            _SMOOTHING * min(1.0, (_POLL_S / tick.uncertainty_s) ** 2) if tick.uncertainty_s else _SMOOTHING
+        )
+        self._phase_s = expected_s + weight * (tick.time_s - expected_s)
+        if self._count > _LEARN_TICKS:
+            self.period_s = (tick.time_s - self._anchor.time_s) / self._count
+        if self._count * self.period_s > _ANCHOR_S:
+            self._anchor = None
+
+    def _learn(self, now_s: float) -> None:
+        """Take the period from the first ticks, if they come at even times."""
+        assert self._began_s is not None
+        if len(self._ticks) <= _LEARN_TICKS:
+            if now_s - self._began_s > _LONGEST_PERIOD_S * (_LEARN_TICKS + 1):
+                self.problem = f"fewer than {_LEARN_TICKS} ticks in {now_s - self._began_s:.0f} s"
+            return
+        spans = [two.time_s - one.time_s for one, two in pairwise(self._ticks)]
+        period_s = sum(spans) / len(spans)
+        slack_s = _JITTER * period_s + 2 * max(tick.uncertainty_s for tick in self._ticks)
+        if period_s < _SHORTEST_PERIOD_S:
+            self.problem = f"it ticks every {period_s * 1e3:.1f} ms, too fast to follow"
+        elif any(abs(span_s - period_s) > slack_s for span_s in spans):
+            self.problem = "its ticks do not come at even times"
+        self.period_s = period_s
+        self._due_s = self._predicted_after(now_s)

@@ -1,0 +1,70 @@
+"""AMD uProf, against an executable that writes rows in real time in the real layout."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+
+from pytest_llmenergy.errors import MeterUnavailableError, Unavailable
+from pytest_llmenergy.meters import open_meters
+from pytest_llmenergy.records import Provenance
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+CPUS = psutil.cpu_count()
+
+
+def test_packages_and_attributed_cores_are_metered(uprof: Callable[..., float]) -> None:
+    """The one process of this test owns the power of the core it spins on, and nothing of an idle machine."""
+    cores = [[(0, 10.0)]] * CPUS
+    began_s = uprof([[(0, 100), (1.0, 250), (1.6, 100)], [(0, 40)]], cores)
+    with open_meters(["uprof"]) as meters:
+        time.sleep(max(0.0, began_s + 1.0 - time.monotonic()))
+        with meters.window() as window:
+            while time.monotonic() < began_s + 1.6:
+                pass
+        found = {part.domain: part for part in window.domains}
+    assert found["cpu:package-0"].energy_j == pytest.approx(250 * window.runtime_s, rel=0.05)
+    assert abs(found["cpu:package-0"].energy_j - 250 * window.runtime_s) <= found["cpu:package-0"].bound_j
+    assert found["cpu:package-1"].energy_j == pytest.approx(40 * window.runtime_s, rel=0.05)
+    attributed = found["cpu:attributed"]
+    assert attributed.provenance is Provenance.MEASURED
+    # One busy thread: about one core's power, whatever cores it was moved between.
+    assert 0.4 * 10 * window.runtime_s <= attributed.energy_j <= 1.3 * CPUS * 10 * window.runtime_s
+
+
+def test_the_recorder_is_stopped_and_leaves_nothing(uprof: Callable[..., float]) -> None:
+    uprof([[(0, 100)]], [[(0, 1)]])
+    with open_meters(["uprof"]):
+        recorders = [
+            child for child in psutil.Process().children() if "fake_amduprofcli" in " ".join(child.cmdline())
+        ]
+        assert len(recorders) == 1
+    assert not recorders[0].is_running()
+
+
+def test_without_the_command_the_remedy_is_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(MeterUnavailableError) as caught:
+        open_meters(["uprof"])
+    assert caught.value.reason is Unavailable.NOT_INSTALLED
+
+
+def test_a_missing_driver_is_named_with_the_command_that_would_help(uprof: Callable[..., float]) -> None:
+    uprof([], [], error="ERROR: Driver not available. Please install the driver.")
+    with pytest.raises(MeterUnavailableError, match="Driver not available") as caught:
+        open_meters(["uprof"])
+    assert "AMDPowerProfilerDriver.sh install" in caught.value.remedy
+
+
+def test_missing_records_of_a_window_are_no_reading(uprof: Callable[..., float]) -> None:
+    uprof([[(0, 100)]], [[(0, 1)]], missing=list(range(4, 9)))
+    with open_meters(["uprof"]) as meters:
+        with meters.window() as window:
+            time.sleep(1.0)
+        assert {part.provenance for part in window.domains} == {Provenance.UNAVAILABLE}
+        assert "missing in the record" in (window.domains[0].reason or "")

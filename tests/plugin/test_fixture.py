@@ -1,0 +1,176 @@
+"""The `energy` fixture in a user's own test file, and the budgets of its marker."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+
+def test_any_callable_is_measured_until_the_rule_stops(project: Any) -> None:
+    """Warm-up, trials, a record with energy per token, and a window in the results."""
+    project.pytester.makepyfile(
+        """
+        def test_mine(energy):
+            calls = []
+            def generate(n, *, flag):
+                assert (n, flag) == (7, True)
+                calls.append(n)
+            record = energy(generate, 7, flag=True, tokens_out=40)
+            assert len(calls) == 6
+            assert record.stop.trials == 5
+            assert record.summary.energy_j_per_token == 0.0
+        """
+    )
+    project.run("--models", "m-one", "--llm-energy-ci-rel=0").assert_outcomes(passed=1)
+    (window,) = project.results()["windows"]
+    assert (window["label"], window["tokens_generated"]) == ("test_mine", 40)
+    assert [trial["warmup"] for trial in window["trials"]] == [True] + [False] * 5
+
+
+def test_a_block_is_metered_once_and_nests(project: Any) -> None:
+    """An outer window holds the inner one's energy."""
+    project.pytester.makepyfile(
+        """
+        def test_mine(energy):
+            with energy.window("outer") as outer:
+                energy.cell(model="m-one", tokens_in=8, tokens_out=8)
+                with energy.window("inner") as inner:
+                    energy.cell(model="m-one", tokens_in=8, tokens_out=4)
+            def total(window):
+                return sum(part.energy_j for part in window.domains)
+            assert total(outer) > total(inner) > 0
+            assert outer.runtime_s > inner.runtime_s > 0
+        """
+    )
+    project.run("--models", "m-one").assert_outcomes(passed=1)
+    assert [window["label"] for window in project.results()["windows"]] == ["inner", "outer"]
+
+
+def test_a_block_that_raises_is_metered_all_the_same(project: Any) -> None:
+    """The test fails with its own error, and its window is kept."""
+    project.pytester.makepyfile(
+        """
+        def test_mine(energy):
+            with energy.window("breaks"):
+                raise RuntimeError("mine")
+        """
+    )
+    result = project.run("--models", "m-one")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["E*RuntimeError: mine"])
+    assert project.results()["windows"][0]["runtime_s"] is not None
+
+
+@pytest.mark.parametrize(
+    ("marker", "outcome", "message"),
+    [
+        ("max_j_per_token=10", {"passed": 1}, None),
+        (
+            "max_j_per_token=0.01",
+            {"failed": 1},
+            "*m-one in 8 out 8 batch 32 no-kv: 193 mJ ± * per generated token is over the budget of 10.0 mJ",
+        ),
+        (
+            "max_energy_j=1",
+            {"failed": 1},
+            "*m-one in 8 out 8 batch 32 no-kv: 49.4 J ± * per call is over the budget of 1.00 J",
+        ),
+    ],
+)
+def test_a_broken_budget_fails_the_test_with_figure_spread_and_budget(
+    project: Any, marker: str, outcome: dict[str, int], message: str | None
+) -> None:
+    """2.5 J x 8 steps and 0.01 J x 92 passes x 32 are 49.4 J, 193 mJ for each of 256 tokens."""
+    project.pytester.makepyfile(
+        f"""
+        import pytest
+        @pytest.mark.llmenergy({marker})
+        def test_mine(energy):
+            energy.cell(model="m-one", tokens_in=8, tokens_out=8)
+        """
+    )
+    result = project.run("--models", "m-one")
+    result.assert_outcomes(**outcome)
+    if message is not None:
+        result.stdout.fnmatch_lines([message])
+
+
+def test_an_estimate_breaks_a_budget_and_says_that_it_is_one(project: Any) -> None:
+    """A guess over the budget is a warning worth failing for, as long as it is named."""
+    project.replay('estimated = ["cpu:package-0"]')
+    project.pytester.makepyfile(
+        """
+        import pytest
+        @pytest.mark.llmenergy(max_j_per_token=0.01)
+        def test_mine(energy):
+            energy.cell(model="m-one", tokens_in=8, tokens_out=8)
+        """
+    )
+    project.run("--models", "m-one").stdout.fnmatch_lines(["*(an estimate, not a measurement)"])
+
+
+def test_a_budget_that_nothing_was_measured_for_fails(project: Any) -> None:
+    """No check passes on absence."""
+    project.pytester.makepyfile(
+        """
+        import pytest
+        @pytest.mark.llmenergy(max_energy_j=1)
+        def test_mine(energy):
+            pass
+        """
+    )
+    result = project.run("--models", "m-one")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*has an energy budget but measured nothing*"])
+
+
+@pytest.mark.parametrize("marker", ["max_j=1", "1", "max_energy_j=-1", "max_energy_j='2 J'", "sweep='rows'"])
+def test_a_marker_that_makes_no_sense_ends_in_one_message(project: Any, marker: str) -> None:
+    """Unknown names and values are refused at collection, before anything is measured."""
+    project.pytester.makepyfile(
+        f"""
+        import pytest
+        @pytest.mark.llmenergy({marker})
+        def test_mine(energy, model="m-one", tokens_in=8, tokens_out=8):
+            energy.cell(model=model, tokens_in=tokens_in, tokens_out=tokens_out)
+        """
+    )
+    result = project.run("--models", "m-one")
+    assert result.ret != 0
+    assert "llmenergy" in result.stdout.str() + result.stderr.str()
+    assert "INTERNALERROR" not in result.stdout.str()
+    assert not (project.pytester.path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        ("model='m-three', tokens_in=8, tokens_out=8", "*the replay file has no model 'm-three'*"),
+        ("model='m-one', tokens_in=-8, tokens_out=8", "*tokens_in must be at least 1, not -8*"),
+        ("model='m-one', tokens_in=90, tokens_out=11", "*has room for 100 tokens, the cell needs 101*"),
+    ],
+)
+def test_a_cell_that_cannot_be_measured_fails_with_one_message(project: Any, call: str, message: str) -> None:
+    """No traceback; the other tests run."""
+    project.pytester.makepyfile(
+        f"""
+        def test_wrong(energy):
+            energy.cell({call})
+        def test_right(energy):
+            energy.cell(model="m-one", tokens_in=8, tokens_out=8)
+        """
+    )
+    result = project.run("--models", "m-one")
+    result.assert_outcomes(failed=1, passed=1)
+    result.stdout.fnmatch_lines([message])
+    result.stdout.no_fnmatch_line("*Traceback*")
+    assert len(project.results()["cells"]) == 1
+
+
+def test_junit_carries_the_figures(project: Any) -> None:
+    """Properties of the test case."""
+    project.run(project.bench(), "--models", "m-one", "--junit-xml=junit.xml")
+    junit = (project.pytester.path / "junit.xml").read_text()
+    assert 'name="llmenergy.energy_j_per_token"' in junit
+    assert 'name="llmenergy.provenance" value="measured"' in junit
