@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 SYS_VARIABLE = "LLM_ENERGY_SYS"  # where the machine's /sys is mounted, in a container say
 PROC_VARIABLE = "LLM_ENERGY_PROC"
-_TICK_S = 1 / os.sysconf("SC_CLK_TCK")
+TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class Machine:
             if match:
                 # user nice system idle iowait irq softirq steal; guest time is inside user's.
                 ticks = [int(field) for field in match[2].split()[:8]]
-                busy[int(match[1])] = (sum(ticks) - sum(ticks[3:5])) * _TICK_S
+                busy[int(match[1])] = (sum(ticks) - sum(ticks[3:5])) * TICK_S
         return busy
 
 
@@ -143,7 +143,7 @@ def thread_times(proc: Path, pid: int) -> dict[int, ThreadTime]:
                 # Fields 14, 15 and 39 of proc(5), counted from 1; ours begin with the third.
                 fields = _stat_fields(text)
                 times[int(task.rpartition("/")[2])] = ThreadTime(
-                    int(fields[36]), (int(fields[11]) + int(fields[12])) * _TICK_S
+                    int(fields[36]), (int(fields[11]) + int(fields[12])) * TICK_S
                 )
     return times
 
@@ -162,7 +162,7 @@ def tree_busy_s(proc: Path, pid: int) -> float | None:
             continue
         user, system, waited_user, waited_system = (int(field) for field in _stat_fields(text)[11:15])
         if process == os.getpid():
-            total_s += time.process_time() + (waited_user + waited_system) * _TICK_S
+            total_s += time.process_time() + (waited_user + waited_system) * TICK_S
         else:
-            total_s += (user + system + waited_user + waited_system) * _TICK_S
+            total_s += (user + system + waited_user + waited_system) * TICK_S
     return total_s
