@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from pytest_llmenergy.backends import counting
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 STANDARD_DEVIATION = 0.02
 _BLOCK = 1 << 20
-# Up to this many elements torch copies on the calling thread alone, so our threads are all there are.
+# Up to this many elements torch works on the calling thread alone, so our threads are all there are.
 _CHUNK = 1 << 15
 
 
@@ -114,15 +115,28 @@ def _blocks(tensor: torch.Tensor, label: str) -> Iterator[tuple[torch.Tensor, in
 
 
 def _fill_block(block: torch.Tensor, seed: int) -> None:
+    import numpy as np
     import torch
 
-    generator = torch.Generator().manual_seed(seed)
-    normals = torch.empty(_CHUNK)
+    bits = np.random.SFC64(seed)
+    quantiles = _quantiles(block.dtype)
     for start in range(0, block.numel(), _CHUNK):
         target = block[start : start + _CHUNK]
-        source = normals[: target.numel()]
-        source.normal_(0.0, STANDARD_DEVIATION, generator=generator)
-        target.copy_(source)
+        drawn = bits.random_raw(-(-target.numel() // 4)).view(np.uint16)[: target.numel()]
+        torch.index_select(quantiles, 0, torch.from_numpy(drawn.astype(np.int32)), out=target)
+
+
+@cache
+def _quantiles(dtype: torch.dtype) -> torch.Tensor:
+    """The normal distribution as 65,536 equally likely values, so that 16 random bits draw one of them.
+
+    It is twice as fast as drawing normals, and bf16 tells no more values apart.
+    """
+    import torch
+
+    probabilities = (torch.arange(1 << 16, dtype=torch.float64) + 0.5) / (1 << 16)
+    quantiles: torch.Tensor = STANDARD_DEVIATION * torch.special.ndtri(probabilities)
+    return quantiles.to(dtype)
 
 
 def _seed_of(label: str) -> int:

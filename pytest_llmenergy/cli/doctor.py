@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pytest_llmenergy.records import MeterSource
 
 SCHEMA = "llmenergy.doctor/1"
+MODELS_SCHEMA = "llmenergy.models/1"
 
 
 @click.command("doctor")
@@ -29,8 +30,21 @@ SCHEMA = "llmenergy.doctor/1"
     metavar="S",
     help="Compare each GPU's energy counter with its power for so long; 0 leaves that out.",
 )
-def command(json_path: Path | None, self_check_s: float) -> None:
+@click.option("--models", is_flag=True, help="List the model presets and what they need instead.")
+@click.option(
+    "--gpu-memory",
+    "gpu_memory_gb",
+    type=click.FloatRange(min=0, min_open=True),
+    default=40.0,
+    show_default=True,
+    metavar="GB",
+    help="With --models: the size of the GPUs to count.",
+)
+def command(json_path: Path | None, self_check_s: float, gpu_memory_gb: float, *, models: bool) -> None:
     """Say what can be metered on this machine, why not the rest, and the command that would help."""
+    if models:
+        _models(json_path, gpu_memory_gb)
+        return
     from pytest_llmenergy.campaign.results import write_json
     from pytest_llmenergy.meters.opening import survey
     from pytest_llmenergy.report.tables import render
@@ -40,6 +54,21 @@ def command(json_path: Path | None, self_check_s: float) -> None:
         click.echo(line)
     if json_path is not None:
         write_json(json_path, document(sources))
+
+
+def _models(json_path: Path | None, gpu_memory_gb: float) -> None:
+    from dataclasses import asdict
+
+    from pytest_llmenergy.campaign.results import write_json
+    from pytest_llmenergy.report.model_table import model_rows, model_table
+    from pytest_llmenergy.report.tables import render
+
+    rows = model_rows(gpu_memory_gb)
+    for line in render([model_table(rows, gpu_memory_gb)]):
+        click.echo(line)
+    if json_path is not None:
+        found = [asdict(row) for row in rows]
+        write_json(json_path, {"schema": MODELS_SCHEMA, "gpu_memory_gb": gpu_memory_gb, "models": found})
 
 
 def document(sources: Sequence[MeterSource]) -> dict[str, Any]:

@@ -108,7 +108,7 @@ def _cells_table(cells: list[CellRecord]) -> Table:
 
 def _phases_table(cells: Iterable[CellRecord]) -> Table:
     table = plain_table(
-        "prefill and decode (energy of one request; a server's own times without its energy)",
+        "prefill and decode, energy of one request",
         "model",
         "in",
         "out",

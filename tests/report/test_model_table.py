@@ -1,5 +1,9 @@
 """What a person reads before choosing a model."""
 
+import json
+import subprocess
+import sys
+
 from pytest_llmenergy.report.model_table import model_rows, model_table
 from pytest_llmenergy.report.tables import render
 
@@ -27,3 +31,20 @@ def test_the_table_reads_at_80_columns():
     assert mixtral == ["mixtral-8x7b", "46.7B", "12.9B", "93.4", "GB", "131", "kB", "32,768", "3", "68.47"]
     (falcon,) = (line.split() for line in lines if "falcon-7b" in line)
     assert falcon[1:3] == ["6.92B", "all"]
+
+
+def test_doctor_lists_the_models_on_a_machine_without_torch(tmp_path):
+    """`llmenergy-report doctor --models` prints the table and writes it; torch is not imported."""
+    path = tmp_path / "models.json"
+    code = (
+        "import sys; from pytest_llmenergy.cli import main\n"
+        f"try: main(['doctor', '--models', '--gpu-memory', '80', '--json', {str(path)!r}])\n"
+        "finally: print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "80 GB GPUs" in done.stdout
+    assert done.stdout.splitlines()[-1] == "False"
+    document = json.loads(path.read_text())
+    assert document["schema"] == "llmenergy.models/1"
+    (falcon,) = (model for model in document["models"] if model["model"] == "falcon-40b")
+    assert (falcon["parameters"], falcon["n_gpus"]) == (41_303_293_952, 2)
