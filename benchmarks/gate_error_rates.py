@@ -15,14 +15,22 @@ import statistics
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "doubles"))
+
+from noisy_machine import NoisyMachine, cells
 
 from pytest_llmenergy.analysis.gate import Mode, Rules, RunVerdict, compare_sessions
 from pytest_llmenergy.analysis.gate.looks import Looks
-from tests.doubles.noisy_machine import NoisyMachine, cells
+
+if TYPE_CHECKING:
+    from pytest_llmenergy.analysis.gate import GateReport
+    from pytest_llmenergy.records import Cell
+
+Array = Any  # numpy's; it is imported late
 
 MACHINES = {
     f"trials {trial:.1%}, sessions {session:.0%}": NoisyMachine(trial=trial, session=session)
@@ -47,7 +55,7 @@ class Task:
     in_one: float = 0.0
 
 
-def judge(task, members, draw):
+def judge(task: Task, members: list[Cell], draw: random.Random) -> GateReport:
     """One run of the gate, exactly as the commands call it."""
     machine = MACHINES[task.machine]
     change = {"everywhere": task.everywhere, "changes": {members[len(members) // 2]: task.in_one}}
@@ -66,7 +74,7 @@ def judge(task, members, draw):
     return compare_sessions(bases, [head], Rules(), Mode(task.mode))
 
 
-def simulate(task):
+def simulate(task: Task) -> tuple[float, float, float, float]:
     """The share of runs that fail, and the median smallest effects (grid, cell) and units."""
     members = cells(task.cells)
     failed, effects, cell_effects, units = 0, [], [], []
@@ -85,75 +93,76 @@ def simulate(task):
     )
 
 
-def gate_table(runs, n_cells, modes, wanted, pool):
+def gate_table(runs: int, n_cells: int, modes: list[str], wanted: str, pool: ProcessPoolExecutor) -> None:
     """The gate's own rates."""
     print(f"\nThe gate, {n_cells} cells, {runs} runs an entry")
-    print(
-        "  ab: looks after 5 and 10 blocks of 3 trials; history: 10 sessions; sessions: one against one, 1 %"
-    )
-    head = ("machine", "mode", "false alarms", "smallest", "power", "in one cell", "power", "blocks")
+    print("  ab: looks after 5 and 10 blocks of 3 trials; history: 10 sessions; sessions: 1 % is assumed")
+    head = ("machine", "mode", "false alarms", "smallest", "power", "in one cell", "power", "units")
     print(
         f"  {head[0]:32}{head[1]:9}{head[2]:>13}{head[3]:>10}{head[4]:>7}{head[5]:>13}{head[6]:>7}{head[7]:>8}"
     )
     tasks = [Task(mode, name, n_cells, runs) for name in MACHINES if wanted in name for mode in modes]
-    worst = {}
+    worst: dict[str, tuple[float, float, float]] = {}
     nulls = list(pool.map(simulate, tasks))
     grids = pool.map(
         simulate,
-        [Task(t.mode, t.machine, t.cells, runs, everywhere=found[1]) for t, found in zip(tasks, nulls)],
+        [replace(task, everywhere=found[1]) for task, found in zip(tasks, nulls, strict=True)],
     )
     ones = pool.map(
-        simulate, [Task(t.mode, t.machine, t.cells, runs, in_one=found[2]) for t, found in zip(tasks, nulls)]
+        simulate, [replace(task, in_one=found[2]) for task, found in zip(tasks, nulls, strict=True)]
     )
-    for task, null, grid, one in zip(tasks, nulls, grids, ones):
+    for task, null, grid, one in zip(tasks, nulls, grids, ones, strict=True):
         print(
             f"  {task.machine:32}{task.mode:9}{null[0]:>13.2%}{null[1]:>10.1%}{grid[0]:>7.3f}"
             f"{null[2]:>13.1%}{one[0]:>7.3f}{null[3]:>8.1f}",
             flush=True,
         )
+        if task.mode == "sessions" and "sessions 2%" in task.machine:
+            continue  # beyond what the mode assumes, and says
         alarm, power, cell_power = worst.get(task.mode, (0.0, 1.0, 1.0))
         worst[task.mode] = (max(alarm, null[0]), min(power, grid[0]), min(cell_power, one[0]))
     for mode, (alarm, power, cell_power) in worst.items():
         print(
-            f"  {mode}: at most {alarm:.2%} false alarms, power at least {power:.3f}, in one cell {cell_power:.3f}"
+            f"  {mode}: at most {alarm:.2%} false alarms, power at least {power:.3f}, "
+            f"in one cell {cell_power:.3f}"
         )
 
 
 # The rules of other tools, on one cell's trials of one stored session and one new one.
 
 
-def pytest_benchmark_mean(base, head):
+def pytest_benchmark_mean(base: Array, head: Array) -> Array:
     """--benchmark-compare-fail=mean:5%."""
     return head.mean(1) > 1.05 * base.mean(1)
 
 
-def pyperf_t(base, head):
+def pyperf_t(base: Array, head: Array) -> Array:
     """Pyperf compare_to: a two-sided pooled t test at 95 %; here the slower half of it."""
     from scipy import stats
 
     return (stats.ttest_ind(head, base, axis=1).pvalue < 0.05) & (head.mean(1) > base.mean(1))
 
 
-def asv_rule(base, head):
+def asv_rule(base: Array, head: Array) -> Array:
     """Asv continuous: Mann-Whitney p < 0.002, and a ratio above 1.1."""
     return asv_alone(base, head) & (_median(head) > 1.1 * _median(base))
 
 
-def asv_alone(base, head):
+def asv_alone(base: Array, head: Array) -> Array:
     """Asv's test without its factor."""
     from scipy import stats
 
     return (stats.mannwhitneyu(head, base, axis=1).pvalue < 0.002) & (_median(head) > _median(base))
 
 
-def welch(base, head):
+def welch(base: Array, head: Array) -> Array:
     """Welch's t test, one-sided, p < 0.01."""
     from scipy import stats
 
     return stats.ttest_ind(head, base, axis=1, equal_var=False, alternative="greater").pvalue < 0.01
 
 
-def _median(values):
+def _median(values: Array) -> Array:
     import numpy as np
 
     return np.median(values, axis=1)
@@ -168,13 +177,13 @@ PEERS = {
 }
 
 
-def peer_table(runs):
+def peer_table(runs: int) -> None:
     """False alarms and power at +5 % of the rules that take trials for the unit."""
     import numpy as np
 
     draw = np.random.default_rng(1)
 
-    def session(n, shift, drift):
+    def session(n: int, shift: float, drift: float) -> Array:
         level = draw.normal(0, shift, (runs, 1)) + math.log1p(drift) * np.linspace(*drift_at, n)
         return np.exp(level + draw.normal(0, 0.01, (runs, n)))
 
@@ -195,7 +204,7 @@ def peer_table(runs):
         print(f"  {name:26}{'3% drift':>9}" + "".join(f"{r:>9.2%}" for r in rates) + f"{'':>12}")
 
 
-def main():
+def main() -> None:
     """Print both tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=1000)

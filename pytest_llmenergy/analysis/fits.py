@@ -48,13 +48,13 @@ class Fit:
         """Cells."""
         return len(self.cells.mean)
 
-    @property
+    @cached_property
     def r2_uncentred(self) -> float:
         """1 - SSE / sum of y^2."""
         y, residual = self.cells.mean, self.cells.mean - self.solution.predicted
         return float(1 - residual @ residual / (y @ y))
 
-    @property
+    @cached_property
     def r2_centred(self) -> float:
         """1 - SSE / sum of (y - mean)^2."""
         y, residual = self.cells.mean, self.cells.mean - self.solution.predicted
@@ -65,7 +65,7 @@ class Fit:
         """As statsmodels prints it: uncentred where the form has no intercept."""
         return self.r2_centred if self.form.intercept else self.r2_uncentred
 
-    @property
+    @cached_property
     def intervals(self) -> Floats:
         """Of the coefficients at CONFIDENCE, (k, 2).
 
@@ -86,12 +86,12 @@ class Fit:
         result: Floats = self.solution.left_out / self.cells.mean - 1
         return result
 
-    @property
+    @cached_property
     def loo_mape(self) -> float:
         """Mean absolute percentage error of cells left out."""
         return float(100 * np.abs(self.left_out_error).mean())
 
-    @property
+    @cached_property
     def loo_mape_se(self) -> float:
         """Its standard error over the cells."""
         return float(100 * np.abs(self.left_out_error).std(ddof=1) / math.sqrt(self.n))

@@ -5,14 +5,14 @@ docs/fits.md describes the fields; `energy_model.load_fits` reads the models bac
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from pytest_llmenergy.analysis import across as scaling
-from pytest_llmenergy.analysis.energy_model import FITS_SCHEMA
+from pytest_llmenergy.analysis.energy_model import FITS_SCHEMA, unit_of
 from pytest_llmenergy.analysis.fits import CONFIDENCE
+from pytest_llmenergy.analysis.forms import TERMS
 from pytest_llmenergy.campaign.results import write_atomically
 
 if TYPE_CHECKING:
@@ -57,44 +57,28 @@ def write_fits(
 
 
 def _record(fit: Fit, documents: Sequence[Document]) -> dict[str, Any]:
-    cells, solution, verdict = fit.cells, fit.solution, fit.verdict
-    model = fit.energy_model(
-        results_sha256=tuple(documents[i].sha256 for i in cells.documents if i < len(documents))
-    )
-    worst = fit.worst_cell
-    record = {
-        "model": model.model,
-        "system": model.system,
-        "n_gpus": model.n_gpus,
-        "batch_size": model.batch_size,
-        "kv_cache": model.kv_cache,
-        "fingerprint": model.fingerprint,
-        "results_sha256": model.results_sha256,
-        "metric": model.metric,
-        "provenance": model.provenance,
-        "form": model.form,
+    """What is compared of every form; of the chosen one all that prediction and judgement need."""
+    cells, group = fit.cells, fit.cells.group
+    return {
+        "model": group.model,
+        "system": group.system,
+        "n_gpus": group.n_gpus,
+        "batch_size": group.batch_size,
+        "kv_cache": group.kv_cache,
+        "fingerprint": group.fingerprint,
+        "metric": cells.metric,
+        "provenance": "estimated" if cells.estimated else "measured",
+        "form": fit.form.name,
         "intercept": fit.form.intercept,
         "chosen": fit.chosen,
-        "is_usable": model.is_usable,
-        "reasons": model.reasons,
-        "cautions": verdict.cautions,
-        "coefficients": {
-            name: {
-                "value": float(solution.coefficients[i]),
-                "se": float(solution.standard_errors[i]),
-                "ci_low": float(fit.intervals[i, 0]),
-                "ci_high": float(fit.intervals[i, 1]),
-                "unit": model.unit_of_coefficient(name),
-            }
-            for i, name in enumerate(fit.form.terms)
-        },
-        "covariance": model.covariance,
-        "residual_scale": model.residual_scale,
-        "relative": model.relative,
-        "df_resid": model.df_resid,
+        "is_usable": fit.verdict.is_usable,
+        "reasons": fit.verdict.reasons,
+        "cautions": fit.verdict.cautions,
+        "coefficients": _coefficients(fit),
+        "relative": fit.form.relative,
+        "df_resid": fit.solution.df_resid,
         "engine": fit.engine,
         "n": fit.n,
-        "trials": int(cells.trials.sum()),
         "r2": fit.r2,
         "r2_is_centred": fit.form.intercept,
         "r2_centred": fit.r2_centred,
@@ -105,28 +89,51 @@ def _record(fit: Fit, documents: Sequence[Document]) -> dict[str, Any]:
         "loo_mape_se": fit.loo_mape_se,
         "loo_mdape": fit.loo_mdape,
         "loo_wape": fit.loo_wape,
+        "negative_cells": fit.negative_cells,
+        "is_monotone": fit.verdict.is_monotone,
+        **(_of_the_chosen(fit, documents) if fit.chosen else {}),
+    }
+
+
+def _coefficients(fit: Fit) -> dict[str, Any]:
+    unit = unit_of(fit.cells.metric)
+    columns = (
+        _floats(fit.solution.coefficients),
+        _floats(fit.solution.standard_errors),
+        *fit.intervals.T.tolist(),
+    )
+    return {
+        name: {"value": value, "se": se, "ci_low": low, "ci_high": high, "unit": f"{unit}/{TERMS[name].per}"}
+        for name, value, se, low, high in zip(fit.form.terms, *columns, strict=True)
+    }
+
+
+def _of_the_chosen(fit: Fit, documents: Sequence[Document]) -> dict[str, Any]:
+    cells, solution, worst = fit.cells, fit.solution, fit.worst_cell
+    model = fit.energy_model()
+    return {
+        "results_sha256": [documents[i].sha256 for i in cells.documents if i < len(documents)],
+        "trials": int(cells.trials.sum()),
+        "covariance": model.covariance,
+        "residual_scale": model.residual_scale,
+        "tokens_in_range": model.tokens_in_range,
+        "tokens_out_range": model.tokens_out_range,
         "loo_coverage": fit.loo_coverage,
+        "noise_floor_mape": cells.noise_floor_mape,
         "worst_cell": {
             "tokens_in": int(cells.tokens_in[worst]),
             "tokens_out": int(cells.tokens_out[worst]),
             "error_pct": float(100 * fit.left_out_error[worst]),
         },
-        "noise_floor_mape": cells.noise_floor_mape,
-        "negative_cells": fit.negative_cells,
-        "is_monotone": verdict.is_monotone,
-        "tokens_in_range": model.tokens_in_range,
-        "tokens_out_range": model.tokens_out_range,
         "influential_cells": [
             {
                 "tokens_in": int(cells.tokens_in[i]),
                 "tokens_out": int(cells.tokens_out[i]),
-                "cooks_distance": _finite(solution.cooks_distance[i]),
+                "cooks_distance": float(solution.cooks_distance[i]),
             }
             for i in fit.influential_cells
         ],
-    }
-    if fit.chosen:
-        record["cells"] = {
+        "cells": {
             "tokens_in": cells.tokens_in.tolist(),
             "tokens_out": cells.tokens_out.tolist(),
             "trials": cells.trials.tolist(),
@@ -135,14 +142,10 @@ def _record(fit: Fit, documents: Sequence[Document]) -> dict[str, Any]:
             "left_out": _floats(solution.left_out),
             "leverage": _floats(solution.leverage),
             "cooks_distance": _floats(solution.cooks_distance),
-        }
-    return record
+        },
+    }
 
 
 def _floats(values: NDArray[np.floating]) -> list[float]:
     result: list[float] = values.tolist()
     return result
-
-
-def _finite(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None

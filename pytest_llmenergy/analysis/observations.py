@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from array import array
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 import numpy as np
@@ -175,11 +175,10 @@ class _Part:
 def _from_tidy(path: Path, index: int) -> _Part:
     """The same columns, without the detour through JSON."""
     frame = tidy.read_tidy(path).with_columns(machine=pl.col("system"))
-    cells = frame.select(_CELL).unique(maintain_order=True)
-    frame = frame.join(cells.with_row_index("cell"), on=_CELL, nulls_equal=True, maintain_order="left")
+    cells = frame.unique("cell", keep="first", maintain_order=True).select(_CELL)
     total = pl.when(pl.col("n_gpus") == 0).then(0.0).otherwise(pl.col("gpu_energy_j"))
     trials = frame.select(
-        pl.col("cell").cast(pl.Int64),
+        "cell",
         "gpu_energy_j",
         "cpu_energy_j",
         (total + pl.col("cpu_energy_j")).alias("energy_j"),
@@ -288,35 +287,58 @@ def _refuse_impossible(path: Path, cells: pl.DataFrame, trials: pl.DataFrame) ->
             )
 
 
+_Layout: TypeAlias = tuple[tuple[str, Provenance], ...]
+
+
+def _layout(trial: _Trial) -> _Layout:
+    return tuple([(domain.domain, domain.provenance) for domain in trial.domains])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Plan:
+    """Which domains enter the sums of ENERGIES, and whether the GPU's and the CPU's hold an estimate."""
+
+    parts: tuple[tuple[int, ...], ...]
+    estimated: tuple[bool, ...]
+
+
 class _Sums:
     """GPU, CPU and total energy of trials: which domains enter which sum is accounting's to say."""
 
     def __init__(self) -> None:
         self._columns = {name: array("d") for name in METRICS}
         self._estimated = {"gpu_estimated": array("b"), "cpu_estimated": array("b")}
-        self._plans: dict[tuple[tuple[str, Provenance], ...], tuple[tuple[int, ...], ...]] = {}
+        self._plans: dict[_Layout, _Plan] = {}
 
     def add(self, trials: Iterable[_Trial]) -> int:
-        """Take the counted ones in; how many."""
-        counted = 0
-        columns = [self._columns[name].append for name in ENERGIES]
-        add_runtime = self._columns["runtime_s"].append
-        estimated = [self._estimated[name].append for name in ("gpu_estimated", "cpu_estimated")]
-        for trial in trials:
-            if trial.warmup or trial.excluded is not None:
-                continue
-            counted += 1
-            add_runtime(trial.runtime_s)
-            layout = tuple([(domain.domain, domain.provenance) for domain in trial.domains])
-            plan = self._plans.get(layout) or self._plan(layout)
-            energies_j = [np.nan if d.energy_j is None else d.energy_j for d in trial.domains]
-            for add, parts in zip(columns, plan[:3], strict=True):
-                add(sum([energies_j[i] for i in parts]) if parts else np.nan)
-            estimated[0](plan[3][0])
-            estimated[1](plan[4][0])
-        return counted
+        """Take a cell's counted trials in; how many."""
+        counted = [trial for trial in trials if not trial.warmup and trial.excluded is None]
+        if not counted:
+            return 0
+        layout = _layout(counted[0])
+        if {len(trial.domains) for trial in counted} == {len(layout)}:
+            domains = [domain for trial in counted for domain in trial.domains]
+            if [(domain.domain, domain.provenance) for domain in domains] == list(layout) * len(counted):
+                self._add_alike(layout, counted, [domain.energy_j for domain in domains])
+                return len(counted)
+        for trial in counted:
+            self._add_alike(_layout(trial), [trial], [domain.energy_j for domain in trial.domains])
+        return len(counted)
 
-    def _plan(self, layout: tuple[tuple[str, Provenance], ...]) -> tuple[tuple[int, ...], ...]:
+    def _add_alike(self, layout: _Layout, trials: list[_Trial], energies_j: list[float | None]) -> None:
+        """Trials with the same domains of the same provenance; energies trial after trial."""
+        plan = self._plans.get(layout) or self._plan(layout)
+        known = [np.nan if x is None else x for x in energies_j]
+        for name, parts in zip(ENERGIES, plan.parts, strict=True):
+            columns = [known[i :: len(layout)] for i in parts]
+            if len(columns) > 1:
+                columns = [[sum(x) for x in zip(*columns, strict=True)]]
+            self._columns[name].extend(columns[0] if columns else [np.nan] * len(trials))
+        self._columns["runtime_s"].extend([trial.runtime_s for trial in trials])
+        for name, is_estimated in zip(self._estimated, plan.estimated, strict=True):
+            self._estimated[name].extend([is_estimated] * len(trials))
+
+    def _plan(self, layout: _Layout) -> _Plan:
         domains = tuple(
             DomainEnergy(domain=domain, provenance=provenance, energy_j=0.0) for domain, provenance in layout
         )
@@ -326,9 +348,10 @@ class _Sums:
             return tuple(i for i, part in enumerate(domains) if id(part) in wanted)
 
         gpu, cpu = accounting.gpu_domains(domains), accounting.cpu_domains(domains)
-        flags = [(int(any(p.provenance is Provenance.ESTIMATED for p in part)),) for part in (gpu, cpu)]
-        plan = (indices(gpu), indices(cpu), indices((*gpu, *cpu)), *flags)
-        self._plans[layout] = plan
+        self._plans[layout] = plan = _Plan(
+            parts=(indices(gpu), indices(cpu), indices((*gpu, *cpu))),
+            estimated=tuple(any(p.provenance is Provenance.ESTIMATED for p in part) for part in (gpu, cpu)),
+        )
         return plan
 
     def frame(self) -> pl.DataFrame:

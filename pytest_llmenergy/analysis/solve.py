@@ -163,7 +163,7 @@ def _covariance(problem: _Problem, free: Floats, cut: float) -> Floats:
 
 
 class _Huber:
-    """Huber fits of rows b = 1 with a given cut, many at once."""
+    """Huber fits of rows b = 1 with a given cut."""
 
     def __init__(self, rows: Floats, cut: float) -> None:
         self.rows = rows
@@ -171,17 +171,23 @@ class _Huber:
 
     def fit(self, start: Floats) -> Floats:
         """Free of bounds, from a start nearby: (k,)."""
-        everything = np.ones((1, len(self.rows)), dtype=bool)
-        found, done = self._newton(self.rows, everything, start[None, :])
+        found, done = self._newton(self.rows, start[None, :])
         if not done[0]:
-            return self._reweighted(everything[0], nonnegative=False)
+            return self._reweighted(np.ones(len(self.rows), dtype=bool), nonnegative=False)
         first: Floats = found[0]
         return first
 
     def fit_nonnegative(self) -> Floats:
         """With no coefficient below zero: (k,)."""
-        everything = np.ones(len(self.rows), dtype=bool)
-        return self._reweighted(everything, nonnegative=True)
+        start = _least_squares(self.rows, np.ones(len(self.rows)), nonnegative=True)
+        active = start > 0
+        found, done = self._newton(self.rows[:, active], start[None, active])
+        bound = np.zeros_like(start)
+        bound[active] = found[0]
+        pull = self._pull(1 - self.rows @ bound)
+        if done[0] and found[0].min() >= 0 and (pull @ self.rows[:, ~active] <= _SAME).all():
+            return bound
+        return self._reweighted(np.ones(len(self.rows), dtype=bool), nonnegative=True)
 
     def leave_one_out(self, bound: Floats) -> Floats:
         """Each row's prediction by the fit to all the others, relative to its y: (n,)."""
@@ -192,51 +198,86 @@ class _Huber:
         return result
 
     def _left_out(self, which: NDArray[np.intp], bound: Floats) -> Floats:
-        """Newton's method on the columns off the bound; where that is no minimum, a fit of its own."""
+        """Newton's method on the columns off the bound; where that is no minimum, a fit of its own.
+
+        Its first step is algebra: it is the answer wherever no other residual changes its piece of the loss.
+        """
         active = bound > 0
-        kept = np.ones((len(which), len(self.rows)), dtype=bool)
-        kept[np.arange(len(which)), which] = False
         used, idle = self.rows[:, active], self.rows[:, ~active]
-        found, done = self._newton(used, kept, np.broadcast_to(bound[active], (len(which), used.shape[1])))
+        residual = 1 - used @ bound[active]
+        inside = np.abs(residual) <= self.cut
+        solved = np.linalg.solve(used[inside].T @ used[inside], used[which].T).T
+        rest = 1 - np.where(inside[which], np.einsum("ij,ij->i", solved, used[which]), 0.0)
+        step = self._pull(residual[which]) / np.maximum(rest, np.finfo(float).eps)
+        start = bound[active] - solved * step[:, None]
+        side = np.where(inside, 0, np.sign(residual)).astype(np.int8)
+        found, done = self._newton(used, start, left_out=which, piece=side)
         done &= (found >= 0).all(axis=1)
         if idle.shape[1]:
             # No column on the bound may want to leave it (Karush, Kuhn, Tucker).
-            pull = np.where(kept, np.clip(1 - found @ used.T, -self.cut, self.cut), 0.0)
+            pull = self._pull(1 - found @ used.T)
+            pull[np.arange(len(which)), which] = 0
             done &= (pull @ idle <= _SAME).all(axis=1)
         left_out: Floats = np.einsum("ij,ij->i", found, used[which])
         for i in np.flatnonzero(~done):
-            left_out[i] = self.rows[which[i]] @ self._reweighted(kept[i], nonnegative=True)
+            others = np.ones(len(self.rows), dtype=bool)
+            others[which[i]] = False
+            left_out[i] = self.rows[which[i]] @ self._reweighted(others, nonnegative=True)
         return left_out
 
+    def _pull(self, residual: Floats) -> Floats:
+        """The derivative of the loss."""
+        result: Floats = np.clip(residual, -self.cut, self.cut)
+        return result
+
     def _newton(
-        self, used: Floats, kept: NDArray[np.bool_], start: Floats
+        self,
+        used: Floats,
+        start: Floats,
+        *,
+        left_out: NDArray[np.intp] | None = None,
+        piece: NDArray[np.int8] | None = None,
     ) -> tuple[Floats, NDArray[np.bool_]]:
-        """Minimise for every row of `kept` (fits, n): coefficients (fits, p), and which fits got there.
+        """Minimise many times at once: coefficients (fits, p), and which fits got there.
 
         The loss is piecewise quadratic, so a step that leaves every residual in its piece is the last.
+
+        Args:
+            used: the rows' columns to fit, (n, p).
+            start: (fits, p).
+            left_out: the row that each fit does without.
+            piece: the piece of each residual, (n,), for which every start is exact.
         """
         n, p = used.shape
         products = (used[:, :, None] * used[:, None, :]).reshape(n, p * p)
         found: Floats = np.array(start)
         done = np.zeros(len(found), dtype=bool)
-        piece = None
+        going = np.arange(len(found))
+        pieces = None if piece is None else np.broadcast_to(piece, (len(found), n))
         for _ in range(_NEWTON_STEPS):
-            residual = 1 - found @ used.T
-            outside = kept & (np.abs(residual) > self.cut)
-            side = np.where(outside, np.sign(residual), 0.0)
-            if piece is not None:
-                done = (side == piece).all(axis=1)
-                if done.all():
-                    break
-            piece = side
-            inside = (kept & ~outside).astype(float)
-            pulled = inside @ used
-            if np.isfinite(self.cut):
-                pulled += self.cut * (side @ used)
+            residual = 1 - found[going] @ used.T
+            side = (residual > self.cut).astype(np.int8) - (residual < -self.cut)
+            if pieces is not None:
+                moved = side != pieces
+                if left_out is not None:
+                    moved[np.arange(len(going)), left_out[going]] = False
+                still = moved.any(axis=1)
+                done[going[~still]] = True
+                going, side = going[still], side[still]
+            if not going.size:
+                break
+            pieces = side
+            inside = (side == 0).astype(float)
+            pull = side * (self.cut if np.isfinite(self.cut) else 0.0)
+            if left_out is not None:
+                own = (np.arange(len(going)), left_out[going])
+                inside[own] = pull[own] = 0
             try:
-                found = np.linalg.solve((inside @ products).reshape(-1, p, p), pulled[..., None])[..., 0]
+                found[going] = np.linalg.solve(
+                    (inside @ products).reshape(-1, p, p), ((inside + pull) @ used)[..., None]
+                )[..., 0]
             except np.linalg.LinAlgError:
-                return found, np.zeros_like(done)
+                break
         return found, done
 
     def _reweighted(self, kept: NDArray[np.bool_], *, nonnegative: bool) -> Floats:

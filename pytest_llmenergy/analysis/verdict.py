@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.floating]
 
-_LATTICE = 33  # points an axis on which a form with free signs is looked at
 _ROUNDING = 1e-9
 _CARRIES = 1.0  # Cook's distance from which one cell moves a fit by its own standard error (Cook 1977)
 
@@ -102,8 +101,7 @@ def _shape(cells: CellMeans, form: Form, coefficients: Floats) -> tuple[bool, bo
     """Whether it goes below zero, and whether it never falls, within the range of its cells."""
     if form.nonnegative:
         return False, True  # every column is positive and grows with either count
-    t, n = (np.geomspace(a.min(), a.max(), _LATTICE) for a in (cells.tokens_in, cells.tokens_out))
-    predicted = forms.design(form.terms, t[:, None], n[None, :]) @ coefficients
+    predicted = forms.design(form.terms, *cells.lattice) @ coefficients
     slack = _ROUNDING * np.abs(predicted).max()
     falls = any((np.diff(predicted, axis=axis) < -slack).any() for axis in (0, 1))
     return bool((predicted < -slack).any()), not falls

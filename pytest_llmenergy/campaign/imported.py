@@ -6,7 +6,7 @@ no more memory than their columns.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import polars as pl
@@ -17,11 +17,14 @@ from pytest_llmenergy.campaign.results import ENERGY_METRICS, summary_of
 from pytest_llmenergy.records import Campaign, CellRecord, Provenance
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection, Iterator, Sequence
+
+    from pytest_llmenergy.records import Summary
 
 NO_VALUE = "the imported file gives no value"
 _CELL_TRIALS = b'"trials":[]'
 _CAMPAIGN_CELLS = b'"cells":[]'
+_AT_ONCE = 50_000  # trials whose text is in memory
 
 
 def gpu_domain(n_gpus: int | None) -> str:
@@ -42,45 +45,62 @@ def document(campaign: Campaign, trials: pl.DataFrame, *, estimated: Collection[
     }
     head, _, tail = msgspec.json.encode(campaign).partition(_CAMPAIGN_CELLS)
     separator = head + b'"cells":[\n'
-    for record, lines in _cells(trials, provenance):
+    for record, lines in _cells(trials.sort("cell", maintain_order=True), provenance):
         start, _, end = msgspec.json.encode(record).partition(_CELL_TRIALS)
-        yield separator + start + b'"trials":[\n' + lines.encode() + b"\n]" + end
+        yield separator + start + b'"trials":[\n' + ",\n".join(lines).encode() + b"\n]" + end
         separator = b",\n"
     yield b"\n]" + tail + b"\n"
 
 
-def _cells(trials: pl.DataFrame, provenance: dict[str, Provenance]) -> Iterator[tuple[CellRecord, str]]:
-    """Every cell without its trials, and those as lines of JSON."""
-    grouped = trials.group_by(tidy.CELL, maintain_order=True).agg(
-        _trial_json(provenance).str.join(",\n").alias("lines"), *tidy.REALS
+def _cells(
+    trials: pl.DataFrame, provenance: dict[str, Provenance]
+) -> Iterator[tuple[CellRecord, Sequence[str]]]:
+    """Every cell without its trials, and those as lines of JSON; some at a time, for the memory's sake."""
+    first = (trials["cell"].diff().fill_null(1) > 0).arg_true().to_list()
+    ends = [*first[1:], trials.height]
+    at = 0
+    while at < len(first):
+        until = at
+        while until < len(first) and ends[until] - first[at] <= max(_AT_ONCE, ends[at] - first[at]):
+            until += 1
+        part = trials.slice(first[at], ends[until - 1] - first[at])
+        lines = part.select(_trial_json(provenance)).to_series().to_list()
+        columns = [part[name].to_list() for name in tidy.REALS]
+        settings = part.select(tidy.CELL).gather([i - first[at] for i in first[at:until]]).rows(named=True)
+        for setting, begin, end in zip(settings, first[at:until], ends[at:until], strict=True):
+            rows = slice(begin - first[at], end - first[at])
+            cell = CellRecord(**setting, trials=())
+            summary = _summary(cell, [values[rows] for values in columns], provenance)
+            yield msgspec.structs.replace(cell, summary=summary), lines[rows]
+        at = until
+
+
+def _summary(cell: CellRecord, columns: list[list[Any]], provenance: dict[str, Provenance]) -> Summary:
+    """The cell's summary from its trials' columns of tidy.REALS."""
+    runtimes_s, gpu_energies_j, cpu_energies_j = columns
+    parts = {"cpu_energy_j": cpu_energies_j}
+    if cell.n_gpus != 0:
+        parts = {"gpu_energy_j": gpu_energies_j, **parts}
+    totals_j = [None if None in trial else sum(trial) for trial in zip(*parts.values(), strict=True)]
+    unknown = [None] * len(runtimes_s)
+    energies_j = {name: parts.get(name, unknown) for name in ENERGY_METRICS} | {"energy_j": totals_j}
+    gpu_only = totals_j == unknown and energies_j["gpu_energy_j"] != unknown
+    basis = "gpu_energy_j" if gpu_only else "energy_j"
+    sources = {provenance[name] for name in ([basis] if gpu_only else parts)}
+    estimated = Provenance.ESTIMATED in sources
+    return summary_of(
+        runtimes_s,
+        energies_j,
+        basis=basis,
+        provenance=(
+            Provenance.UNAVAILABLE
+            if None in energies_j[basis]
+            else Provenance.ESTIMATED
+            if estimated
+            else Provenance.MEASURED
+        ),
+        tokens_generated=cell.tokens_generated,
     )
-    for row in grouped.iter_rows():
-        *setting, lines, runtimes_s, gpu_energies_j, cpu_energies_j = row
-        cell = CellRecord(**dict(zip(tidy.CELL, setting, strict=True)), trials=())
-        domains = [("cpu_energy_j", cpu_energies_j)]
-        if cell.n_gpus != 0:
-            domains.append(("gpu_energy_j", gpu_energies_j))
-        totals_j = [
-            None if None in parts else sum(parts) for parts in zip(*(v for _, v in domains), strict=True)
-        ]
-        energies_j = dict.fromkeys(ENERGY_METRICS, [None] * len(runtimes_s)) | dict(domains)
-        energies_j["energy_j"] = totals_j
-        basis = next(
-            (name for name in ("energy_j", "gpu_energy_j") if any(v is not None for v in energies_j[name])),
-            "energy_j",
-        )
-        used = [name for name, _ in domains] if basis == "energy_j" else [basis]
-        sources = {provenance[name] for name in used}
-        if None in energies_j[basis]:
-            sources = {Provenance.UNAVAILABLE}
-        summary = summary_of(
-            runtimes_s,
-            energies_j,
-            basis=basis,
-            provenance=sources.pop() if len(sources) == 1 else Provenance.ESTIMATED,
-            tokens_generated=cell.tokens_generated,
-        )
-        yield msgspec.structs.replace(cell, summary=summary), lines
 
 
 def _trial_json(provenance: dict[str, Provenance]) -> pl.Expr:

@@ -40,7 +40,8 @@ def read_tidy(path: Path, *, kv_cache: bool | None = None) -> pl.DataFrame:
         kv_cache: whether a KV cache was in use, where the file has no such column; None: unknown.
 
     Returns:
-        One row a trial with the columns CELL, `trial` and REALS; null where unknown.
+        One row a trial with the columns CELL, `trial` and REALS, null where unknown, and `cell`, a number
+        that trials of one setting share, counted in the order of their first rows.
 
     Raises:
         DocumentError: the file is missing, or one of its lines is not a trial; the message names the line.
@@ -54,11 +55,24 @@ def read_tidy(path: Path, *, kv_cache: bool | None = None) -> pl.DataFrame:
         table.read_real(name)
     table.read_kv_cache(kv_cache)
     table.frame = table.frame.rename({"input_tokens": "tokens_in", "output_tokens": "tokens_out"})
+    table.frame = with_cell_number(table.frame)
     table.check_gpus()
     table.check_repeats()
     for name in ENERGIES:
         table.check_unit(name)
-    return table.frame.select(*CELL, "trial", *REALS)
+    return table.frame.select("cell", *CELL, "trial", *REALS)
+
+
+def with_cell_number(frame: pl.DataFrame) -> pl.DataFrame:
+    """The trials with a column `cell`: equal for one setting, counted in the order of their first rows."""
+    starts = pl.any_horizontal(pl.col(name).ne_missing(pl.col(name).shift()) for name in CELL)
+    first = pl.int_range(pl.len()) == 0
+    # Trials of one cell mostly stand together: only the first row of each run is looked up.
+    frame = frame.with_columns((starts | first).cum_sum().alias("run") - 1)
+    runs = frame.filter(frame["run"].diff().fill_null(1) > 0).select(CELL)
+    settings = runs.unique(maintain_order=True).with_row_index("cell")
+    number = runs.join(settings, on=CELL, nulls_equal=True, how="left", maintain_order="left")["cell"]
+    return frame.with_columns(number.cast(pl.Int64).gather(frame["run"]).alias("cell")).drop("run")
 
 
 def read_tables(paths: Sequence[Path], *, kv_cache: bool | None = None) -> pl.DataFrame:
@@ -67,9 +81,11 @@ def read_tables(paths: Sequence[Path], *, kv_cache: bool | None = None) -> pl.Da
     Raises:
         DocumentError: a line of a file is not a trial, or two files have the same one.
     """
-    trials = pl.concat([read_tidy(path, kv_cache=kv_cache) for path in paths])
-    if len(paths) > 1 and trials.n_unique([*CELL, "trial"]) != trials.height:
-        twice = trials.filter(trials.select(*CELL, "trial").is_duplicated()).row(0, named=True)
+    if len(paths) == 1:
+        return read_tidy(paths[0], kv_cache=kv_cache)
+    trials = with_cell_number(pl.concat([read_tidy(path, kv_cache=kv_cache) for path in paths]))
+    if trials.n_unique(["cell", "trial"]) != trials.height:
+        twice = trials.filter(trials.select("cell", "trial").is_duplicated()).row(0, named=True)
         raise DocumentError(
             paths[-1],
             "repeats trial {trial} of {model} on {system}, {tokens_in} tokens in, {tokens_out} out, which an "
@@ -217,11 +233,8 @@ class _Table:
 
     def check_repeats(self) -> None:
         """A trial stands once: a file joined twice would count every joule twice."""
-        key = [*CELL, "trial"]
-        if self.frame.n_unique(key) == self.frame.height:
-            return
         self.refuse_where(
-            ~pl.struct(*key).is_first_distinct(),
+            ~pl.struct("cell", "trial").is_first_distinct(),
             "repeats trial {trial} of {model} on {system}, {tokens_in} tokens in, {tokens_out} out.",
             "Number the trials of a cell, and give each once.",
         )

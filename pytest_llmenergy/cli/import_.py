@@ -51,7 +51,7 @@ def command(
     energies = [f"{part}_energy_j" for part in estimated]
     write_atomically(output, document(campaign, trials, estimated=energies))
     counts = []
-    for columns, name in ((list(tidy.CELL), "cell"), (["model"], "model"), (["system"], "system")):
+    for columns, name in ((["cell"], "cell"), (["model"], "model"), (["system"], "system")):
         count = trials.n_unique(columns)
         counts.append(f"{count} {name}" + ("s" if count != 1 else ""))
     click.echo(f"{output}: {trials.height} trials of {', '.join(counts)}")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 MARKER = (
     "llmenergy(max_j_per_token=None, max_energy_j=None, tolerance=None, sweep=None): a budget that fails the "
     "test when it is broken, in J per generated token or J per call; tolerance: the increase from which the "
-    "gate fails its cells, '10%' or 0.1; sweep: run the test over the grid's `input`, `output` or `grid` cells"
+    "gate fails its cells ('10%'); sweep: run the test over the grid's `input`, `output` or `grid` cells"
 )
 SKIPPED = "energy is measured with --llm-energy only"
 _SESSION = "llmenergy-session"

@@ -39,8 +39,8 @@ class SessionGate:
         self._request = request
         if request.binding and request.baseline is None and request.budget is None:
             raise RequestError(
-                "--llm-energy-gate has nothing to hold the run against. Give --llm-energy-baseline FILE|NAME, "
-                "or a budget with --llm-energy-budget FILE."
+                "--llm-energy-gate has nothing to hold the run against. Give --llm-energy-baseline "
+                "FILE|NAME, or a budget with --llm-energy-budget FILE."
             )
         if request.save is not None:
             check_name(request.save)

@@ -102,7 +102,7 @@ def gate_lines(report: GateReport, *, every_cell: bool = False) -> list[str]:
     tables += [f"{c.cell.label}: {c.outcome.reason}" for c in shown if c.outcome.reason]
     tables += [_bare(cell) for cell in cells if cell.outcome.change is None]
     if rest:
-        tables.append(f"... and {rest}. --all shows every cell.")
+        tables.append(f"... and {rest} (--all, and the JSON, have every cell)")
     if any(cell.estimated for cell in report.cells):
         tables.append("Energies are estimates of a model of the hardware, on both sides.")
     return [*render(tables), "", *_wrapped(summary_lines(report)), "", headline(report)]
@@ -172,7 +172,7 @@ def _by_setting(cells: Iterable[CellOutcome]) -> dict[str, list[CellOutcome]]:
 
 def _setting(cell: Cell) -> str:
     cache = {True: ", KV cache", False: ", no KV cache", None: ""}[cell.kv_cache]
-    return f"{cell.model} on {cell.system}, batch {cell.batch_size}{cache}, J per generated token"
+    return f"{cell.model} on {cell.system}, batch {cell.batch_size}{cache}, J/token"
 
 
 _SIGNS = {

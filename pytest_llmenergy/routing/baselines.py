@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pytest_llmenergy.errors import RequestError
 from pytest_llmenergy.routing.frontier import Point, at_accuracy
 from pytest_llmenergy.routing.solve import InfeasibleError
-from pytest_llmenergy.errors import RequestError
 from pytest_llmenergy.routing.workload import class_rows
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     Ints = NDArray[np.int64]
 
+_EQUAL_ACCURACY = 0.005  # half a point of A_K
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Baseline:
@@ -28,7 +30,9 @@ class Baseline:
 
     name: str
     totals: Totals
-    rival: Point | None  # the cheapest plan at least as accurate; None where the shares allow none
+    rival: (
+        Point | None
+    )  # the cheapest plan at least as accurate; None where the shares allow none of that accuracy
 
     @property
     def saving(self) -> float | None:
@@ -49,11 +53,13 @@ def baselines(problem: Problem, *, seed: int, known: Sequence[Point] = ()) -> li
 
 def _rival(problem: Problem, totals: Totals, known: Sequence[Point]) -> Point | None:
     try:
-        return at_accuracy(problem, totals.accuracy, known)
+        rival = at_accuracy(problem, totals.accuracy, known)
     except InfeasibleError:
         raise
     except RequestError:
         return None
+    # Shares can make every plan far more accurate than the baseline: nothing to compare at its accuracy.
+    return rival if rival.totals.accuracy - totals.accuracy <= _EQUAL_ACCURACY else None
 
 
 def _flows(problem: Problem, seed: int) -> Iterator[tuple[str, Ints]]:

@@ -1,13 +1,14 @@
 """Counts brought within their bounds by the cheapest chains of moves between models.
 
-Successive shortest paths (Ahuja, Magnanti and Orlin, Network Flows, 9.7) on a network of K + 1 nodes: the models,
-and the outside, which takes the slack between a model's bounds. Moving a query from model i to model j costs the
-least cost[j] - cost[i] over the classes that have a query at i. Started from prices that hold, every step keeps
-the flow optimal for the counts it has, so it ends at the optimum.
+Successive shortest paths (Ahuja, Magnanti and Orlin, Network Flows, 9.7) on a network of K + 1 nodes: the
+models, and the outside, which takes the slack between a model's bounds. Moving a query from model i to model
+j costs the least cost[j] - cost[i] over the classes that have a query at i. Started from prices that hold,
+every step keeps the flow optimal for the counts it has, so it ends at the optimum.
 """
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,26 +16,20 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from pytest_llmenergy.routing.prices import Market
+
     Ints = NDArray[np.int64]
 
 _FAR = 1 << 61  # no way; twice this still fits an int64
 _REACHABLE = 1 << 60
 
 
-def exchange(whole: Ints, counts: Ints, lower: Ints, upper: Ints, prices: Ints) -> tuple[Ints, Ints]:
-    """The prices and the flow of the cheapest assignment, from prices near it; integers throughout.
+def exchange(market: Market, prices: Ints) -> tuple[Ints, Ints]:
+    """The prices (K,) and the flow (K, C) of the cheapest assignment, from prices near it.
 
-    Args:
-        whole: (K, S), costs.
-        counts: (S,), queries a class.
-        lower: (K,), fewest queries a model; may be below 0.
-        upper: (K,), most; where it cannot be met the flow comes back out of bounds.
-        prices: (K,), where to start.
-
-    Returns:
-        prices (K,) and flow (K, S).
+    Integers throughout; where bounds cannot be met the flow comes back out of bounds.
     """
-    network = _Network(whole, counts, lower, upper, prices)
+    network = _Network(market, prices)
     while network.augment():
         pass
     return network.prices(), network.flow
@@ -43,12 +38,14 @@ def exchange(whole: Ints, counts: Ints, lower: Ints, upper: Ints, prices: Ints) 
 class _Network:
     """Models 0..K-1 and the outside K, with what a move along each arc would cost now."""
 
-    def __init__(self, whole: Ints, counts: Ints, lower: Ints, upper: Ints, prices: Ints) -> None:
+    def __init__(self, market: Market, prices: Ints) -> None:
+        whole: Ints = market.costs
+        lower, upper = market.lower, market.upper
         models = len(whole)
         self._whole = whole
         self._outside = models
         self.flow = np.zeros_like(whole)
-        self.flow[np.argmin(whole - prices[:, None], axis=0), np.arange(whole.shape[1])] = counts
+        self.flow[np.argmin(whole - prices[:, None], axis=0), np.arange(whole.shape[1])] = market.counts
         placed = self.flow.sum(axis=1)
         # A price says which bound its model must end at; without one, anywhere between will do.
         wanted = np.where(prices > 0, lower, np.where(prices < 0, upper, np.clip(placed, lower, upper)))
@@ -100,7 +97,7 @@ class _Network:
         while before[chain[-1]] >= 0:
             chain.append(int(before[chain[-1]]))
         chain.reverse()
-        arcs = list(zip(chain, chain[1:], strict=False))
+        arcs = list(itertools.pairwise(chain))
         amount = min(
             int(self._excess[chain[0]]),
             -int(self._excess[end]),
@@ -134,4 +131,5 @@ class _Network:
     def prices(self) -> Ints:
         """Prices under which no chain of moves gains: distances, with the outside at 0."""
         distance, _ = self._distances(np.zeros(self._outside + 1, np.int64))
-        return distance[: self._outside] - distance[self._outside]
+        prices: Ints = distance[: self._outside] - distance[self._outside]
+        return prices

@@ -1,13 +1,14 @@
 """The trade-off of energy against accuracy: plans over zeta, and the one that just meets a demand.
 
-The least objective is concave and piecewise linear in zeta, and the plan of a point is a tangent there. Between
-two points it lies above their chord, so the tangents bound what a plan of a point costs in between; and where two
-plans cost the same, either nothing is cheaper and the break point is found, or a new plan is (Eisner and
-Severance, Mathematical techniques for efficient record segmentation, JACM 23, 1976).
+The least objective is concave and piecewise linear in zeta, and the plan of a point is a tangent there.
+Between two points it lies above their chord, so the chord bounds how much better a plan could be in between;
+and where two plans cost the same, either nothing is cheaper and the break point is found, or a new plan is
+(Eisner and Severance, Mathematical techniques for efficient record segmentation, JACM 23, 1976).
 """
 
 from __future__ import annotations
 
+import itertools
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -50,7 +51,9 @@ def plan_at(problem: Problem, zeta: float, *, prices: NDArray[np.float64] | None
     """
     check_zeta(zeta)
     start_s = time.perf_counter()
-    solution = solve(problem.costs(zeta), problem.workload.counts, problem.lower, problem.upper, prices=prices)
+    solution = solve(
+        problem.costs(zeta), problem.workload.counts, problem.lower, problem.upper, prices=prices
+    )
     solve_s = time.perf_counter() - start_s
     return Point(zeta=zeta, solution=solution, totals=problem.totals(solution.flow), solve_s=solve_s)
 
@@ -76,9 +79,9 @@ def _expected_prices(points: Sequence[Point], zeta: float) -> NDArray[np.float64
 
 
 def between(problem: Problem, points: Sequence[Point]) -> float | None:
-    """By how much, at most and relative, the better of two neighbouring plans misses the optimum between them."""
+    """By how much, relative, the better of two neighbouring plans can miss the optimum between them."""
     worst = None
-    for left, right in zip(points, points[1:], strict=False):
+    for left, right in itertools.pairwise(points):
         zeta = _crossing(problem, left, right)
         if zeta is None or not left.zeta < zeta < right.zeta:
             continue
@@ -107,8 +110,8 @@ def at_accuracy(problem: Problem, least: float, known: Sequence[Point] = ()) -> 
     left, right = _around(problem, lambda totals: totals.accuracy >= least, known)
     if left is None:
         raise RequestError(
-            f"no plan reaches an accuracy of {least:g}: within the shares the most is {right.totals.accuracy:.4f}. "
-            "Ask for less, or give the accurate models larger shares."
+            f"no plan reaches an accuracy of {least:g}: within the shares the most is "
+            f"{right.totals.accuracy:.4f}. Ask for less, or give the accurate models larger shares."
         )
     if left is right:
         return left

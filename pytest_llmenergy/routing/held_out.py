@@ -88,7 +88,7 @@ def hold_out(problem: Problem, zeta: float, *, seed: int) -> HeldOut:
 
 
 def _part(problem: Problem, counts: Ints) -> Problem:
-    """The problem of some of the queries: the same classes, so the same normalisation; shares in proportion."""
+    """The problem of some of the queries: the classes and so the normalisation stay; shares in proportion."""
     queries, part = problem.workload.queries, int(counts.sum())
     if (problem.lower == problem.upper).all():
         lower = upper = largest_remainder((problem.lower / queries).tolist(), part)

@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from pytest_llmenergy.backends import presets
 from pytest_llmenergy.errors import RequestError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from pytest_llmenergy.analysis.energy_model import EnergyModel
@@ -48,17 +47,17 @@ class Host:
         return (self.runtime.batch_size if self.runtime is not None else None) or 1
 
     def energy_of(self, tokens_in: Ints, tokens_out: Ints) -> Floats:
-        """J of one query; an unclipped prediction, which the paper's form lets fall below 0."""
+        """Energy in J of one query; an unclipped prediction, which the paper's form lets fall below 0."""
         return self.energy.predict(tokens_in, tokens_out).mean / (self.energy.batch_size or 1)
 
     def runtime_of(self, tokens_in: Ints, tokens_out: Ints) -> Floats | None:
-        """s of an instance's time that one query takes; None without a fit of the runtime."""
+        """Seconds of an instance's time that one query takes; None without a fit of the runtime."""
         if self.runtime is None:
             return None
         return self.runtime.predict(tokens_in, tokens_out).mean / self.runtime_batch
 
     def call_s_of(self, tokens_in: Ints, tokens_out: Ints) -> Floats:
-        """s that a query waits for its call."""
+        """Seconds that a query waits for its call."""
         if self.runtime is None:
             raise RequestError(f"{self.name} has no fit of runtime_s. Add one to the fits.")
         return self.runtime.predict(tokens_in, tokens_out).mean

@@ -56,9 +56,7 @@ def learn_lengths(history: Workload, *, least_queries: int = _LEAST_QUERIES) -> 
         counts = np.bincount(where, history.counts[start:end])
         outs.append(lengths)
         chances.append(counts / counts.sum())
-    return OutputLengths(
-        first_tokens_in=history.tokens_in[edges], outs=tuple(outs), chances=tuple(chances)
-    )
+    return OutputLengths(first_tokens_in=history.tokens_in[edges], outs=tuple(outs), chances=tuple(chances))
 
 
 def blind_problem(
@@ -106,7 +104,8 @@ def blind_problem(
 def in_hindsight(blind: Problem, flow: Ints, known: Problem) -> Floats:
     """What a blind plan comes to once the lengths are known: (K, C) mean queries of each real class.
 
-    A prompt length's queries go to the models in the plan's proportions, whatever their answers turn out to be.
+    A prompt length's queries go to the models in the plan's proportions, whatever their answers turn out to
+    be.
     """
     where = np.searchsorted(blind.workload.tokens_in, known.workload.tokens_in)
     parts = flow / blind.workload.counts

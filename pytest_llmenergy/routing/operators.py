@@ -67,23 +67,30 @@ def check_limits(limits: Limits, hosts: Sequence[Host]) -> None:
                 raise RequestError(f"{option} {name}: no such model. There are {', '.join(names)}.")
             if not value >= (1 if option == "--gpus" else 0):
                 raise RequestError(f"{option} {name}={value:g} is too little. Give a larger number.")
-    needs_runtime = names if limits.gpu_budget is not None else list(limits.gpu_s)
+    _check_gpu_seconds(limits, hosts)
+    if limits.gpu_budget is None:
+        if limits.horizon_s is not None:
+            raise RequestError("--horizon says nothing without --gpu-budget. Give both, or neither.")
+        return
+    if limits.gpu_budget < 1:
+        raise RequestError(f"--gpu-budget {limits.gpu_budget}: give at least one GPU.")
+    if limits.horizon_s is None or not limits.horizon_s > 0:
+        raise RequestError("--gpu-budget needs --horizon: the seconds within which the workload is served.")
+
+
+def _check_gpu_seconds(limits: Limits, hosts: Sequence[Host]) -> None:
     for host in hosts:
-        if host.name in needs_runtime and host.runtime is None:
+        if limits.gpu_budget is None and host.name not in limits.gpu_s:
+            continue
+        if host.runtime is None:
             raise RequestError(
                 f"GPU-seconds need a fit of runtime_s for {host.name}. Add it (`llmenergy-report fit`)."
             )
-        if host.name in needs_runtime and gpus_of(host, limits) is None:
+        if gpus_of(host, limits) is None:
             raise RequestError(
-                f"how many GPUs one instance of {host.name} takes is not known. Give --gpus {host.name}=1, say."
+                f"how many GPUs one instance of {host.name} takes is not known. "
+                f"Give --gpus {host.name}=1, say."
             )
-    if limits.gpu_budget is not None:
-        if limits.gpu_budget < 1:
-            raise RequestError(f"--gpu-budget {limits.gpu_budget}: give at least one GPU.")
-        if limits.horizon_s is None or not limits.horizon_s > 0:
-            raise RequestError("--gpu-budget needs --horizon: the seconds within which the workload is served.")
-    elif limits.horizon_s is not None:
-        raise RequestError("--horizon says nothing without --gpu-budget. Give both, or neither.")
 
 
 def gpus_of(host: Host, limits: Limits) -> int | None:
@@ -186,7 +193,9 @@ def explain_infeasible(problem: Problem) -> str:
     latency = "--latency-at-most"
     nowhere = ~allowed.any(axis=0)
     if nowhere.any():
-        return f"{latency} leaves {int(counts[nowhere].sum())} of {queries} queries no model at all. Relax it."
+        return (
+            f"{latency} leaves {int(counts[nowhere].sum())} of {queries} queries no model at all. Relax it."
+        )
 
     def feasible(labels: frozenset[str]) -> bool:
         lower, upper = np.zeros(len(allowed), np.int64), np.full(len(allowed), queries)

@@ -161,7 +161,9 @@ def read_plan(path: Path) -> dict[str, Any]:
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise DocumentError(path, f"is not a plan document: {error}.") from error
     if document.get("schema") != PLAN_SCHEMA:
-        raise DocumentError(path, f"has schema {document.get('schema')!r}; this version reads {PLAN_SCHEMA!r}.")
+        raise DocumentError(
+            path, f"has schema {document.get('schema')!r}; this version reads {PLAN_SCHEMA!r}."
+        )
     if not document.get("points"):
         raise DocumentError(path, "has no points.", "Make one with `llmenergy-report route --json PLAN`.")
     return document

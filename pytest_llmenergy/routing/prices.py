@@ -1,13 +1,15 @@
 """Prices near the optimum, by Newton's method on a smoothed dual whose smoothing is then taken away.
 
-With temperature T a query goes to model k with probability proportional to exp((price[k] - cost[k]) / T): the
-dual of entropic optimal transport, smooth and concave in K prices (Peyré and Cuturi, Computational Optimal
-Transport, chapters 4 and 5). Each stage cools, and keeps only the classes that the cooler prices can still move.
+With temperature T a query goes to model k with probability proportional to exp((price[k] - cost[k]) / T):
+the dual of entropic optimal transport, smooth and concave in K prices (Peyré and Cuturi, Computational
+Optimal Transport, chapters 4 and 5). Each stage cools, and keeps only the classes that the cooler prices can
+still move.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -31,7 +33,7 @@ _SAMPLE = 1 << 12  # classes through which more of them are first seen ...
 _SAMPLE_FROM = 16  # ... where more than one in so many has to move
 
 
-def two_best(costs: NDArray, prices: NDArray) -> tuple[NDArray, NDArray, Places]:
+def two_best(costs: NDArray[Any], prices: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any], Places]:
     """The least and second least of cost - price over models, and which model has the least; all (C,)."""
     best = costs[0] - prices[0]
     far = np.inf if best.dtype.kind == "f" else np.iinfo(best.dtype).max
@@ -51,82 +53,93 @@ def count_at(where: Places, counts: Ints, models: int) -> Ints:
     return np.bincount(where, counts, models).astype(np.int64)
 
 
-def near_prices(costs: Floats, counts: Ints, lower: Ints, upper: Ints, prices: Floats) -> Floats:
-    """Prices at which nearly every class is where the optimum has it.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Market:
+    """Classes of queries, what they cost at each model, and how many a model takes."""
 
-    Args:
-        costs: (K, C); infinite where a class may not go.
-        counts: (C,), queries a class.
-        lower: (K,), fewest queries a model.
-        upper: (K,), most.
-        prices: (K,), where to start.
-    """
-    models, classes = costs.shape
+    costs: NDArray[Any]  # (K, C)
+    counts: Ints  # (C,)
+    lower: Ints  # (K,)
+    upper: Ints  # (K,)
+
+    def only(self, near: Places, where: Places) -> Market:
+        """Some of the classes, with what the others, which stay where they are, leave of the bounds."""
+        models = len(self.costs)
+        rest = count_at(where, self.counts, models) - count_at(where[near], self.counts[near], models)
+        return Market(
+            # take keeps a row a model; indexing would turn the array round and make every sum slow.
+            costs=self.costs.take(near, axis=1),
+            counts=self.counts[near],
+            lower=self.lower - rest,
+            upper=self.upper - rest,
+        )
+
+    def astray(self, where: Places) -> int:
+        """About how many classes have to move to mend the counts."""
+        placed = count_at(where, self.counts, len(self.costs))
+        queries = np.maximum(placed - self.upper, 0).sum() + np.maximum(self.lower - placed, 0).sum()
+        return int(np.ceil(queries * len(self.counts) / self.counts.sum()))
+
+
+def near_prices(market: Market, prices: Floats) -> Floats:
+    """Prices at which nearly every class is where the optimum has it, from any prices (K,)."""
+    models, classes = market.costs.shape
     for attempt in range(1, _ATTEMPTS + 1):
-        best, second, where = two_best(costs, prices)
-        astray = astray_classes(count_at(where, counts, models), counts, lower, upper)
+        best, second, where = two_best(market.costs, prices)
+        astray = market.astray(where)
         if astray <= _FEW * models:
             break
         stride = -(-classes // _SAMPLE)
         if stride > 1 and attempt == 1 and astray > classes // _SAMPLE_FROM:
-            # Every so-manieth class stands for its neighbours: classes are sorted, so these cost much the same.
-            weights = np.add.reduceat(counts, np.arange(0, classes, stride))
-            sample = np.ascontiguousarray(costs[:, ::stride])
-            prices = near_prices(sample, weights, lower, upper, prices)
+            prices = near_prices(_sample(market, stride), prices)
             continue
         # Hot enough for the classes that have to move, and hotter where that was too cold to get there.
         near_a_tie = min(_HOTTEST, _COOLING**attempt * astray / classes)
         temperature = float(np.quantile(second - best, near_a_tie))
         if not 0 < temperature < np.inf:
             break
-        prices = _cool(costs, counts, lower, upper, prices, temperature)
+        prices = _cool(market, prices, temperature)
     return prices
 
 
-def astray_classes(placed: Ints, counts: Ints, lower: Ints, upper: Ints) -> int:
-    """About how many classes have to move to mend the counts."""
-    queries = np.maximum(placed - upper, 0).sum() + np.maximum(lower - placed, 0).sum()
-    return int(np.ceil(queries * len(counts) / counts.sum()))
+def _sample(market: Market, stride: int) -> Market:
+    """Each class of the sample stands for its neighbours: classes are sorted, so these cost much the same."""
+    return Market(
+        costs=np.ascontiguousarray(market.costs[:, ::stride]),
+        counts=np.add.reduceat(market.counts, np.arange(0, len(market.counts), stride)),
+        lower=market.lower,
+        upper=market.upper,
+    )
 
 
-def _cool(
-    costs: Floats, counts: Ints, lower: Ints, upper: Ints, prices: Floats, temperature: float
-) -> Floats:
+def _cool(market: Market, prices: Floats, temperature: float) -> Floats:
     """Balance at ever lower temperatures, each time only the classes that are not settled."""
-    models = len(costs)
     for _ in range(_MAX_STAGES):
-        best, second, where = two_best(costs, prices)
-        near = np.flatnonzero(second - best < _SETTLED * temperature)
-        rest = count_at(where, counts, models) - count_at(where[near], counts[near], models)
-        # take keeps a row a model; indexing would turn the array round and make every sum slow.
-        costs, counts, lower, upper = costs.take(near, axis=1), counts[near], lower - rest, upper - rest
-        prices, undecided = _balance(costs, counts, lower, upper, prices, temperature)
-        if undecided < _FEW * models:
+        best, second, where = two_best(market.costs, prices)
+        market = market.only(np.flatnonzero(second - best < _SETTLED * temperature), where)
+        prices, undecided = _balance(market, prices, temperature)
+        if undecided < _FEW * len(prices):
             break
         temperature /= _COOLING
     return prices
 
 
-def _balance(
-    costs: Floats, counts: Ints, lower: Ints, upper: Ints, prices: Floats, temperature: float
-) -> tuple[Floats, float]:
+def _balance(market: Market, prices: Floats, temperature: float) -> tuple[Floats, float]:
     """Newton's method on the smoothed dual: prices at which the expected counts are within the bounds.
 
     Also how many classes the temperature leaves undecided.
     """
-    slack = upper - lower
-    enough = max(1.0, _ENOUGH * float(counts.sum()))
+    slack = market.upper - market.lower
+    enough = max(1.0, _ENOUGH * float(market.counts.sum()))
+    undecided = 0.0
     for _ in range(_MAX_STEPS):
-        chance = prices[:, None] - costs
-        chance -= chance.max(axis=0)
-        chance /= temperature
-        np.exp(chance, out=chance)
-        chance /= chance.sum(axis=0)
-        weighted = chance * counts
+        chance = _chances(market.costs, prices, temperature)
+        weighted = chance * market.counts
         placed = weighted.sum(axis=1)
         # Where the bounds differ, the price pulls the count from one to the other as it crosses 0.
         pull = 1 / (1 + np.exp(np.clip(prices / temperature, -_SETTLED, _SETTLED)))
-        astray = lower + slack * pull - placed
+        astray = market.lower + slack * pull - placed
+        undecided = float(np.sum(1 - chance.max(axis=0)))
         if np.abs(astray).max() <= enough:
             break
         curvature = np.diag(placed + slack * pull * (1 - pull)) - weighted @ chance.T
@@ -135,4 +148,14 @@ def _balance(
         length = np.ptp(np.append(step, 0))
         # The dual is self-concordant: a step shortened so never overshoots (Sun and Tran-Dinh, 2019).
         prices = prices + step * temperature * (np.log1p(length) / length if length else 1)
-    return prices, float(np.sum(1 - chance.max(axis=0)))
+    return prices, undecided
+
+
+def _chances(costs: Floats, prices: Floats, temperature: float) -> Floats:
+    """The probability of each model for each class, (K, C)."""
+    chance = prices[:, None] - costs
+    chance -= chance.max(axis=0)
+    chance /= temperature
+    np.exp(chance, out=chance)
+    chance /= chance.sum(axis=0)
+    return chance

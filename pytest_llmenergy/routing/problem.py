@@ -1,7 +1,7 @@
-"""Equation 2 of the paper as arrays: what each class of queries costs at each model, and how many each may get.
+"""Equation 2 as arrays: what each class of queries costs at each model, and how many each may get.
 
-Wilkins, Keshav and Mortier, Offline Energy-Optimal LLM Serving (HotCarbon'24), section 4. Energy and accuracy are
-divided by the largest value over all (query, model) pairs of the workload: section 4's dynamic normalisation.
+Wilkins, Keshav and Mortier, Offline Energy-Optimal LLM Serving (HotCarbon'24), section 4. Energy and accuracy
+are divided by the largest value over all (query, model) pairs of the workload: its dynamic normalisation.
 """
 
 from __future__ import annotations
@@ -187,11 +187,7 @@ def share_bounds(
     """
     exact, least, most = dict(exact or {}), dict(least or {}), dict(most or {})
     for option, shares in (("--share", exact), ("--min-share", least), ("--max-share", most)):
-        for name, share in shares.items():
-            if name not in models:
-                raise RequestError(f"{option} {name}: no such model. There are {', '.join(models)}.")
-            if not 0 <= share <= 1:
-                raise RequestError(f"{option} {name}={share:g}: a share lies between 0 and 1.")
+        _check_shares(option, shares, models)
     if exact:
         return _exact_bounds(models, queries, exact, least, most)
     for name in set(least) & set(most):
@@ -199,11 +195,6 @@ def share_bounds(
             raise RequestError(
                 f"--min-share {name}={least[name]:g} is above --max-share {name}={most[name]:g}. Lower one."
             )
-    if some_each and len(models) > queries:
-        raise RequestError(
-            f"{queries} queries cannot give each of {len(models)} models one (equation 3). "
-            "Give a larger workload, or --min-share MODEL=0."
-        )
     if some_each and len(models) == 1 and not most:
         raise RequestError(
             f"one model alone ({models[0]}) leaves nothing to route: equation 3 gives no model every query. "
@@ -211,19 +202,27 @@ def share_bounds(
         )
     one, all_but_one = (1, queries - 1) if some_each else (0, queries)
     # A whole share of the queries must not be lost to rounding: 0.07 of 100 is 7.000000000000001.
-    lower = [int(np.ceil(least[m] * queries - _SUM_TOLERANCE * queries)) if m in least else one for m in models]
-    upper = [
-        int(np.floor(most[m] * queries + _SUM_TOLERANCE * queries)) if m in most else all_but_one for m in models
-    ]
+    slack = _SUM_TOLERANCE * queries
+    lower = [int(np.ceil(least[m] * queries - slack)) if m in least else one for m in models]
+    upper = [int(np.floor(most[m] * queries + slack)) if m in most else all_but_one for m in models]
     if sum(lower) > queries:
         raise RequestError(
-            f"the least shares sum to {sum(lower)} of {queries} queries. Lower a --min-share."
+            f"{queries} queries cannot give each of {len(models)} models its least ({sum(lower)} in all; "
+            "1 where no least share is given, by equation 3). Lower a --min-share, or give more queries."
         )
     if sum(upper) < queries:
         raise RequestError(
             f"the largest shares sum to {sum(upper)} of {queries} queries. Raise a --max-share."
         )
     return np.array(lower), np.maximum(np.array(upper), np.array(lower))
+
+
+def _check_shares(option: str, shares: Mapping[str, float], models: Sequence[str]) -> None:
+    for name, share in shares.items():
+        if name not in models:
+            raise RequestError(f"{option} {name}: no such model. There are {', '.join(models)}.")
+        if not 0 <= share <= 1:
+            raise RequestError(f"{option} {name}={share:g}: a share lies between 0 and 1.")
 
 
 def _exact_bounds(
@@ -251,7 +250,7 @@ def _exact_bounds(
 def largest_remainder(shares: Sequence[float], queries: int) -> Ints:
     """Whole counts nearest to the shares that add up to the queries."""
     quotas = np.array(shares) * queries
-    counts = np.floor(quotas).astype(np.int64)
+    counts: Ints = np.floor(quotas).astype(np.int64)
     by_remainder = np.argsort(-(quotas - counts), kind="stable")
     counts[by_remainder[: queries - int(counts.sum())]] += 1
     return counts

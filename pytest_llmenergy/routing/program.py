@@ -1,9 +1,10 @@
 """Routing under constraints that weigh queries differently: a linear program on classes by PuLP, made whole.
 
-A capacity in tokens or GPU-seconds, or instances that have to fit a GPU budget, take the transportation structure
-away: the relaxation leaves a few classes in parts. Its multipliers price every option of every class, which gives a
-lower bound for the whole workload (weak duality), settles all classes but the near ties, and leaves these to a
-small integer program. What is reported is its objective, the bound, and the gap that remains.
+A capacity in tokens or GPU-seconds, or instances that have to fit a GPU budget, take the transportation
+structure away: the relaxation leaves a few classes in parts. Its multipliers price every option of every
+class, which gives a lower bound for the whole workload (weak duality), settles all classes but the near
+ties, and leaves these to a small integer program. What is reported is its objective, the bound, and the gap
+that remains.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
     Ints = NDArray[np.int64]
 
-_MOST_VARIABLES = 60_000  # of the relaxation: PuLP needs some 20 us each to build; more classes share variables
+_MOST_VARIABLES = (
+    60_000  # of the relaxation: PuLP needs some 20 us each to build; more classes share variables
+)
 _NEAR_TIES = 64  # classes of the first integer program
 _GROWTH = 4
 _MOST_NEAR_TIES = 4_096
@@ -89,7 +92,7 @@ def solve_program(program: ClassProgram) -> WholePlan:
         raise InfeasibleError(_conflict(program))
     multipliers, instances = relaxed
     if program.hosting is not None:
-        # With the instances decided they are capacities like any other; the bound stays that of any instances.
+        # Instances, once decided, are capacities like any other; the bound stays that of any instances.
         fixed = _with_instances(program, instances)
         tighter = _relax(_in_bins(fixed))
         bound = _bound(program, multipliers)
@@ -140,12 +143,14 @@ def _in_bins(program: ClassProgram) -> ClassProgram:
 
 
 def _relax(program: ClassProgram) -> tuple[Floats, Ints] | None:
-    """The rows' multipliers at the relaxation's optimum, and the instances; None where nothing is feasible."""
+    """The rows' multipliers at the relaxation's optimum, and the instances; None where none is feasible."""
     model, rows, hosted, _ = _build(program, whole=False)
     instances = np.zeros(0, np.int64)
     if hosted is not None:
         # Whole instances first: then their capacities are known, and the rest is linear again.
-        status = pulp_solver.solve(model, pulp_solver.open_solver("highs", time_limit_s=_WHOLE_S, gap_rel=1e-6))
+        status = pulp_solver.solve(
+            model, pulp_solver.open_solver("highs", time_limit_s=_WHOLE_S, gap_rel=1e-6)
+        )
         if status != "optimal":
             return None
         instances = np.array([round(h.varValue) for h in hosted], np.int64)
@@ -302,7 +307,7 @@ def _whole(program: ClassProgram) -> Ints | None:
 
 
 def _conflict(program: ClassProgram) -> str:
-    """A smallest set of constraints that cannot hold together: drop each that is not needed for the conflict."""
+    """A smallest set of constraints that cannot hold together, each of them needed for the conflict."""
 
     def feasible(labels: frozenset[str]) -> bool:
         free = program.free_costs is not None and program.forbids not in labels

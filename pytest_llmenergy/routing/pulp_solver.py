@@ -1,4 +1,4 @@
-"""PuLP, whichever of its versions is installed: 3.3 and 4 differ in what a solve returns and in bundling CBC."""
+"""PuLP, whichever version is installed: 3.3 and 4 differ in what a solve returns and in bundling CBC."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ Equations 2 to 5 of Wilkins, Keshav and Mortier (HotCarbon'24). It is what the q
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -49,7 +50,7 @@ def binary_program(costs: Floats, counts: Ints, lower: Ints, upper: Ints) -> tup
         served = pulp.lpSum(x[k][i] for i in queries)
         program += served >= int(lower[k]), f"least_model_{k}"
         program += served <= int(upper[k]), f"most_model_{k}"
-    for k, i in set((k, i) for k in models for i in queries) - set(pairs):
+    for k, i in {(k, i) for k in models for i in queries} - set(pairs):
         program += x[k][i] == 0, f"too_slow_{k}_{i}"
     return program, x
 
@@ -113,4 +114,5 @@ def write_lp(program: Any, path: Path) -> None:
             f"cannot write {path} ({error.strerror}). Choose another place, or mend its permissions."
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a folder that is none has been complained of
+            temporary.unlink()

@@ -1,7 +1,7 @@
 """A plan used while serving: the K prices of its solution are a policy for queries nobody has seen.
 
-Routing by the prices of a linear program is known for online matching (Devanur and Hayes, EC 2009) and for LLMs
-(PORT, OmniRouter); here the prices are those of a proved optimum of the energy model.
+Routing by the prices of a linear program is known for online matching (Devanur and Hayes, EC 2009) and for
+LLMs (PORT, OmniRouter); here the prices are those of a proved optimum of the energy model.
 """
 
 from __future__ import annotations
@@ -45,11 +45,13 @@ class Policy:
 class Router:
     """Sends each query to the model with the least cost less price, in O(K).
 
-    Where the plan binds a model's share, its price leans a little against the lag of its count, so that shares
-    hold for the queries that come and not only on average.
+    Where the plan binds a model's share, its price leans a little against the lag of its count, so that
+    shares hold for the queries that come and not only on average.
     """
 
-    def __init__(self, hosts: Sequence[Host], policy: Policy, *, lengths: OutputLengths | None = None) -> None:
+    def __init__(
+        self, hosts: Sequence[Host], policy: Policy, *, lengths: OutputLengths | None = None
+    ) -> None:
         self.models = tuple(host.name for host in hosts)
         self._hosts = tuple(hosts)
         self._policy = policy
@@ -137,7 +139,7 @@ class Router:
 
     def place(self, costs: Floats) -> NDArray[np.intp]:
         """The model of each query, by their costs (K, n); all see the prices of the first."""
-        chosen = (costs - self._prices_now()[:, None]).argmin(axis=0)
+        chosen: NDArray[np.intp] = (costs - self._prices_now()[:, None]).argmin(axis=0)
         self._placed += np.bincount(chosen, minlength=len(self.models))
         return chosen
 

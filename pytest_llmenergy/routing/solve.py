@@ -16,7 +16,7 @@ import numpy as np
 
 from pytest_llmenergy.errors import RequestError
 from pytest_llmenergy.routing.exchange import exchange
-from pytest_llmenergy.routing.prices import astray_classes, count_at, near_prices, two_best
+from pytest_llmenergy.routing.prices import Market, near_prices, two_best
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -53,7 +53,8 @@ class Solution:
     @property
     def counts(self) -> Ints:
         """Queries a model, (K,)."""
-        return self.flow.sum(axis=1)
+        counts: Ints = self.flow.sum(axis=1)
+        return counts
 
 
 def relative_gap(objective: float, dual_bound: float) -> float:
@@ -63,9 +64,7 @@ def relative_gap(objective: float, dual_bound: float) -> float:
     return (objective - dual_bound) / max(abs(objective), abs(dual_bound))
 
 
-def solve(
-    costs: Floats, counts: Ints, lower: Ints, upper: Ints, *, prices: Floats | None = None
-) -> Solution:
+def solve(costs: Floats, counts: Ints, lower: Ints, upper: Ints, *, prices: Floats | None = None) -> Solution:
     """Find the cheapest assignment with lower[k] <= queries at model k <= upper[k].
 
     Args:
@@ -83,11 +82,20 @@ def solve(
     lower, upper = np.asarray(lower, np.int64), np.asarray(upper, np.int64)
     whole, unit, blocked = _whole_costs(costs)
     start = np.zeros(len(whole)) if prices is None else np.asarray(prices, np.float64)
-    start = np.rint(near_prices(costs, counts, lower, upper, start) / unit).astype(np.int64)
-    whole_prices, flow, value, bound = _settle(whole, counts, lower, upper, start)
+    dear = costs if blocked is None else np.where(np.isfinite(costs), costs, blocked * unit)
+    near = near_prices(Market(costs=dear, counts=counts, lower=lower, upper=upper), start)
+    start_at = np.rint(near / unit).astype(np.int64)
+    whole_prices, flow, value, bound = _settle(
+        Market(costs=whole, counts=counts, lower=lower, upper=upper), start_at
+    )
     if blocked is not None and flow[whole >= blocked].any():
         raise InfeasibleError("some queries can go to no model that still has room for them.")
-    return Solution(flow=flow, prices=whole_prices * unit, objective=value * unit, dual_bound=bound * unit)
+    return Solution(
+        flow=flow,
+        prices=np.asarray(whole_prices * unit, np.float64),
+        objective=value * unit,
+        dual_bound=bound * unit,
+    )
 
 
 def check_bounds(counts: Ints, lower: Ints, upper: Ints) -> None:
@@ -141,22 +149,19 @@ def _whole_costs(costs: Floats) -> tuple[Ints, float, int | None]:
     return whole, unit, blocked
 
 
-def _settle(
-    whole: Ints, counts: Ints, lower: Ints, upper: Ints, prices: Ints
-) -> tuple[Ints, Ints, int, int]:
-    """Optimal prices and flow with their values: the near ties settled, and more of them until it is proved."""
-    models, classes = whole.shape
+def _settle(market: Market, prices: Ints) -> tuple[Ints, Ints, int, int]:
+    """Optimal prices and flow, and their values: the near ties settled, more of them until it is proved."""
+    whole, counts, lower, upper = market.costs, market.counts, market.lower, market.upper
+    classes = len(counts)
     best, second, where = two_best(whole, prices)
-    placed = count_at(where, counts, models)
     margin = second - best
-    size = _SPARE * astray_classes(placed, counts, lower, upper)
+    size = _SPARE * market.astray(where)
     chosen = np.zeros(classes, bool)
     while True:
         size = min(max(_NEAR_TIES, size), classes - 1)
         chosen[np.argpartition(margin, size)[: size + 1]] = True
         rows = np.flatnonzero(chosen)
-        rest = placed - count_at(where[rows], counts[rows], models)
-        found, part = exchange(whole.take(rows, axis=1), counts[rows], lower - rest, upper - rest, prices)
+        found, part = exchange(market.only(rows, where), prices)
         best, _, now = two_best(whole, found)
         flow = np.zeros_like(whole)
         flow[where, np.arange(classes)] = counts

@@ -1,4 +1,4 @@
-"""How far the fits' uncertainty reaches into a plan: the interval of its energy, and where it is a coin toss."""
+"""How far the fits' uncertainty reaches: the interval of a plan's energy, and where it is a coin toss."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _knows_its_error(fit: EnergyModel) -> bool:
 
 
 def energy_half_width_j(problem: Problem, flow: Ints, confidence: float) -> float | None:
-    """Half the width of the interval of an assignment's energy; None where a fit in use does not know its error.
+    """Half the width of the interval of an assignment's energy; None where a fit does not know its error.
 
     A model's coefficients are wrong for all its queries at once, so their error adds up over queries; the
     residual of a class is its own. Models err independently of each other.

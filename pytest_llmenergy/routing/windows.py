@@ -1,8 +1,8 @@
 """Electricity price or carbon intensity over time: which model serves a query, and when.
 
-A query may wait from its arrival to its deadline, the latest moment it may start. Without capacities each pair of
-query and model takes its cheapest window and a transportation problem is left; with capacities in each window the
-program on classes decides (routing/program.py).
+A query may wait from its arrival to its deadline, the latest moment it may start. Without capacities each
+pair of query and model takes its cheapest window and a transportation problem is left; with capacities in
+each window the program on classes decides (routing/program.py).
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def read_windows(path: Path) -> Windows:
     if not path.is_file():
         raise DocumentError(path, "there is no such file.", _EXAMPLE)
     try:
-        frame = polars.read_csv(path, schema_overrides={n: polars.Float64 for n in _names(polars, path)})
+        frame = polars.read_csv(path, schema_overrides=dict.fromkeys(_names(polars, path), polars.Float64))
     except polars.exceptions.PolarsError as error:
         raise DocumentError(path, f"cannot be read: {str(error).splitlines()[0]}.", _EXAMPLE) from error
     rates = [name for name in RATES if name in frame.columns]

@@ -6,8 +6,8 @@ classes have to be in one place, and however long the workload they are few.
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from pytest_llmenergy.errors import DocumentError, RequestError, require
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     import polars as pl
     from numpy.typing import ArrayLike, NDArray
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 COLUMNS = ("tokens_in", "tokens_out")
 COUNT = "count"
-_MOST_TOKENS = (1 << 31) - 1
+_MOST = (1 << 31) - 1
 _ROWS_A_BATCH = 1 << 20
 _EXAMPLE = "Give the columns tokens_in,tokens_out and, optionally, count."
 
@@ -79,12 +80,18 @@ def workload_of(tokens_in: ArrayLike, tokens_out: ArrayLike, counts: ArrayLike |
 
 def _whole(values: ArrayLike, name: str) -> Ints:
     array = np.asarray(values)
-    floats = array.astype(np.float64)
-    bad = ~np.isfinite(floats) | (floats < 0) | (floats > _MOST_TOKENS) | (floats != np.floor(floats))
-    if bad.any():
-        first = int(np.flatnonzero(bad)[0])
-        raise RequestError(f"query {first}: {name} is {array[first]}. {_REMEDY}")
+    good = _good(array)
+    if not good.all():
+        first = int(np.flatnonzero(~good)[0])
+        raise RequestError(f"query {first + 1}: {name} is {array[first]}. {_REMEDY}")
     return array.astype(np.int64)
+
+
+def _good(values: NDArray[Any]) -> NDArray[np.bool_]:
+    floats = values.astype(np.float64)
+    good: NDArray[np.bool_] = np.isfinite(floats) & (floats >= 0) & (floats <= _MOST)
+    good &= floats == np.floor(floats)
+    return good
 
 
 _REMEDY = "Token counts are whole numbers from 0 up."
@@ -102,7 +109,8 @@ def scan(path: Path, *, lengths_known: bool = True) -> pl.LazyFrame:
     Raises:
         DocumentError: the file is missing, empty, of another kind, or lacks a column.
     """
-    return _scan(path, _polars().Int64, lengths_known=lengths_known)
+    # Floats, since tables written elsewhere have 12.0 for 12; all below 2^53 are exact.
+    return _scan(path, _polars().Float64, lengths_known=lengths_known)
 
 
 def _scan(path: Path, dtype: Any, *, lengths_known: bool) -> pl.LazyFrame:
@@ -127,7 +135,8 @@ def _scan(path: Path, dtype: Any, *, lengths_known: bool) -> pl.LazyFrame:
             raise DocumentError(path, f"has no column {name!r}.", _EXAMPLE)
     if not lengths_known:
         frame = frame.with_columns(tokens_out=polars.lit(0, dtype))
-    return frame.select(*COLUMNS, *([COUNT] if COUNT in names else []))
+    selected: pl.LazyFrame = frame.select(*COLUMNS, *([COUNT] if COUNT in names else []))
+    return selected
 
 
 def _first_line(error: Exception) -> str:
@@ -157,10 +166,8 @@ def read_workload(path: Path, *, lengths_known: bool = True) -> Workload:
         _refuse_bad_row(path, lengths_known=lengths_known)
         raise DocumentError(path, f"cannot be read: {_first_line(error)}.", _EXAMPLE) from error
     arrays = {name: classes[name].to_numpy() for name in classes.columns}
-    for values in arrays.values():
-        if values.dtype.kind not in "iu" or len(values) and not 0 <= values.min() <= values.max() <= _MOST_TOKENS:
-            _refuse_bad_row(path, lengths_known=lengths_known)
-            break
+    if not all(_good(values).all() for values in arrays.values()):
+        _refuse_bad_row(path, lengths_known=lengths_known)
     if not len(classes) or not int(arrays[COUNT].sum()):
         raise DocumentError(path, "has no queries.", "Give a workload with at least one.")
     merged = workload_of(*(arrays[name] for name in (*COLUMNS, COUNT)))
@@ -176,7 +183,7 @@ def _refuse_bad_row(path: Path, *, lengths_known: bool) -> None:
 
     def bad(name: str) -> pl.Expr:
         number: pl.Expr = numbers[name]
-        whole = number.is_finite() & (number >= 0) & (number <= _MOST_TOKENS) & (number.floor() == number)
+        whole = number.is_finite() & (number >= 0) & (number <= _MOST) & (number.floor() == number)
         return ~whole.fill_null(value=False)
 
     found = frame.filter(polars.any_horizontal(*(bad(name) for name in names))).head(1).collect()
@@ -194,7 +201,7 @@ def rows(path: Path, *, lengths_known: bool = True) -> Iterator[tuple[Ints, Ints
     ):
         tokens_in, tokens_out = (batch[name].to_numpy().astype(np.int64) for name in COLUMNS)
         if COUNT in batch.columns:
-            times = batch[COUNT].to_numpy()
+            times = batch[COUNT].to_numpy().astype(np.int64)
             tokens_in, tokens_out = np.repeat(tokens_in, times), np.repeat(tokens_out, times)
         yield tokens_in, tokens_out
 
@@ -265,8 +272,10 @@ def write_assignment(path: Path, workload: Workload, flow: Ints, models: Sequenc
             frame.sink_csv(temporary, maintain_order=True)
         temporary.replace(path)
     except (OSError, polars.exceptions.PolarsError) as error:
+        why = error.strerror if isinstance(error, OSError) and error.strerror else _first_line(error)
         raise RequestError(
-            f"cannot write {path} ({_first_line(error)}). Choose another place, or mend its permissions."
+            f"cannot write {path} ({why}). Choose another place, or mend its permissions."
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a folder that is none has been complained of
+            temporary.unlink()

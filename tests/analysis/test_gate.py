@@ -17,6 +17,8 @@ from pytest_llmenergy.analysis.gate import (
     compare_blocks,
     compare_sessions,
 )
+from pytest_llmenergy.analysis.gate.align import align
+from pytest_llmenergy.analysis.gate.looks import Looks
 from pytest_llmenergy.analysis.gate.readings import Reading
 from pytest_llmenergy.analysis.gate.tolerances import parse_tolerances
 from pytest_llmenergy.environment import fingerprint
@@ -357,3 +359,45 @@ def test_a_block_s_figure_is_the_median():
     reading = Reading(logs=(0.0, 0.0, 0.0, 0.0, 0.5))
     assert reading.median == 0.0
     assert reading.level == pytest.approx(0.1)
+
+
+def test_every_look_pays_its_share():
+    """Two looks judge at half the error each, and state the rate of both together."""
+    blocks = QUIET.blocks(SMALL, random.Random(1), blocks=10, trials=3)
+    first = Looks((5, 10)).judge(blocks[:5], Rules())
+    only = Looks((5,)).judge(blocks[:5], Rules())
+    assert first.confidence == pytest.approx(0.995)
+    assert only.confidence == pytest.approx(0.99)
+    assert first.false_alarm_rate == only.false_alarm_rate == pytest.approx(0.0125)
+    assert first.grids[0].outcome.ci_high > only.grids[0].outcome.ci_high
+
+
+def test_a_comparison_goes_on_while_a_rise_is_in_sight():
+    """A pass with a cell that may be rising is looked at again; a clear pass and a failure end it."""
+    looks = Looks((5, 10))
+    clear = looks.judge(QUIET.blocks(SMALL, random.Random(1), blocks=5, trials=3), Rules())
+    rising = looks.judge(
+        QUIET.blocks(SMALL, random.Random(1), blocks=5, trials=3, changes={SMALL[0]: 0.02}), Rules()
+    )
+    failed = looks.judge(QUIET.blocks(SMALL, random.Random(1), blocks=5, trials=3, everywhere=0.05), Rules())
+    assert looks.is_final(clear)
+    assert rising.verdict is not RunVerdict.FAIL
+    assert not looks.is_final(rising)
+    assert looks.is_final(failed)
+
+
+@pytest.mark.parametrize("blocks", [(), (2,), (5, 5), (10, 5)])
+def test_looks_that_make_no_sense_are_refused(blocks):
+    """The message says what would."""
+    with pytest.raises(RequestError, match="rising numbers from 3 on"):
+        Looks(blocks)
+
+
+def test_cells_that_only_differ_in_a_setting_are_aligned():
+    """A field with one value a side is compared across; one with several is not."""
+    base = one_session(members=SMALL, seed=1)
+    kv = {msgspec.structs.replace(c, kv_cache=True, batch_size=8): r for c, r in base.readings.items()}
+    head, across = align(base, replace(base, readings=kv))
+    assert across == {"batch_size": (32, 8), "kv_cache": (False, True)}
+    assert head.readings.keys() == base.readings.keys()
+    assert align(base, base)[1] == {}

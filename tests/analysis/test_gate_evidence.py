@@ -12,6 +12,8 @@ from statsmodels.stats.multitest import multipletests
 
 from pytest_llmenergy.analysis.gate import evidence as gate
 from pytest_llmenergy.analysis.gate.evidence import Evidence, holm, of_mean, prior, welch
+from pytest_llmenergy.analysis.gate.routes import spreads
+from tests.doubles.noisy_machine import cells
 
 
 @pytest.mark.parametrize("df", [1, 6, 9, 40])
@@ -116,3 +118,16 @@ def test_a_hopeless_measurement_has_no_smallest_effect():
     """Two blocks and a tiny error rate see nothing: infinite, and no overflow."""
     found = Evidence(estimate=0.0, se=0.5, df=1)
     assert found.smallest_effect(1e-6, 0.01) == math.inf
+
+
+def test_what_shifts_all_cells_is_known_as_often_as_there_are_blocks():
+    """Eighty cells that share a shift of 2 % a block are no eighty observations of it."""
+    draw = random.Random(9)
+    shift = [draw.gauss(0, 0.02) for _ in range(10)]
+    changes = {cell: {k: shift[k] + draw.gauss(0, 0.002) for k in range(10)} for cell in cells(80)}
+    found = spreads(changes, 10)[cells(1)[0]].evidence()
+    of_shift = of_mean(shift)
+    assert found.absolute.shared.se == pytest.approx(of_shift.se, rel=0.05)
+    assert found.absolute.shared.df <= 10
+    assert found.relative.shared.se == pytest.approx(0.002 / math.sqrt(10), rel=0.15)
+    assert found.relative.shared.df > 40

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from pytest_llmenergy.campaign.imported import document
 from pytest_llmenergy.campaign.results import decode, summarise, write_atomically
+from pytest_llmenergy.campaign.tidy import with_cell_number
 from pytest_llmenergy.records import Campaign, Provenance
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def _frame(rows: Sequence[tuple[object, ...]]) -> pl.DataFrame:
         (model, "node", n_gpus, 2, kv, 8, 16, index, runtime, None if n_gpus == 0 else gpu, cpu)
         for index, (model, n_gpus, kv, runtime, gpu, cpu) in enumerate(rows)
     ]
-    return pl.DataFrame(full, schema=COLUMNS, orient="row")
+    return with_cell_number(pl.DataFrame(full, schema=COLUMNS, orient="row"))
 
 
 def _campaign(frame: pl.DataFrame, path: Path, **options: object) -> Campaign:

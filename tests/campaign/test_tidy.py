@@ -29,6 +29,7 @@ def test_a_row_is_a_trial_in_joules_and_seconds(tmp_path: Path) -> None:
     """Columns keep their names but for the tokens, and their order does not matter."""
     path = _write(tmp_path, HEADER + ROW)
     assert read_tidy(path).row(0, named=True) == {
+        "cell": 0,
         "model": "m",
         "system": "node",
         "n_gpus": 1,
@@ -59,7 +60,7 @@ def test_files_of_every_platform_read_alike(tmp_path: Path) -> None:
     """A byte order mark, carriage returns, blank lines, quoted names and decimals in counts."""
     text = "\ufeff" + HEADER + '\n"m, large",node,1,32,8.0,16,1,5e-1,100.5,3\n\n'
     frame = read_tidy(_write(tmp_path, text.replace("\n", "\r\n")))
-    assert frame.row(0)[:1] == ("m, large",)
+    assert frame["model"].to_list() == ["m, large"]
     assert frame["tokens_in"].to_list() == [8]
 
 

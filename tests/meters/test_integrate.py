@@ -57,7 +57,7 @@ def test_a_latched_counters_error_is_within_its_bound_at_any_phase(
     phase=st.floats(0, 1),
 )
 def test_sampled_powers_error_is_within_its_bound(
-    curve: PowerCurve, update_s: float, averaging_s: float, start_s: float, runtime_s: float, phase: float
+    *, curve: PowerCurve, update_s: float, averaging_s: float, start_s: float, runtime_s: float, phase: float
 ) -> None:
     """For power that changes less often than it is sampled: every 100 ms."""
 

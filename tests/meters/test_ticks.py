@@ -37,7 +37,13 @@ def random_curve(source: random.Random, until_s: float, mean_s: float) -> PowerC
 
 
 def measure(
-    source: random.Random, curve: PowerCurve, period_s: float, start_s: float, runtime_s: float, late_s: float
+    source: random.Random,
+    curve: PowerCurve,
+    period_s: float,
+    *,
+    start_s: float,
+    runtime_s: float,
+    late_s: float,
 ) -> Case:
     """Meter a window; the tasks of the scheduler run up to `late_s` late."""
     scheduler = ManualScheduler(late_s=lambda: source.random() * late_s)
@@ -83,7 +89,7 @@ def test_99_of_100_windows_of_any_power_are_within_their_bound(period_s: float, 
         runtime_s = 10 ** source.uniform(-1.7, 0.7)
         start_s = source.uniform(3, 6)
         curve = random_curve(source, start_s + runtime_s + 3, mean_s)
-        cases.append(measure(source, curve, period_s, start_s, runtime_s, late_s=0.001))
+        cases.append(measure(source, curve, period_s, start_s=start_s, runtime_s=runtime_s, late_s=0.001))
     assert sum(is_within(case.found, case.truth_j) for case in cases) >= 0.99 * len(cases)
     # The general bound of a counter that is not followed holds always.
     assert all(is_within(case.plain, case.truth_j) for case in cases)
@@ -99,23 +105,23 @@ def test_a_window_over_steady_power_reads_true_whatever_its_length(runtime_s: fl
     for _ in range(60):
         start_s = source.uniform(3, 4)
         curve = PowerCurve([(0, 60), (start_s, 300), (start_s + runtime_s, 60)])
-        case = measure(source, curve, 0.1, start_s, runtime_s, late_s=0.001)
+        case = measure(source, curve, 0.1, start_s=start_s, runtime_s=runtime_s, late_s=0.001)
         errors.append(abs(case.found.energy_j / case.truth_j - 1))
         assert is_within(case.found, case.truth_j)
     assert sum(errors) / len(errors) < error
 
 
 def test_a_window_shorter_than_a_tick_says_how_little_its_bound_tells() -> None:
-    """Nothing inside such a window confirms the power outside it: the value is a good guess, the bound is wide."""
+    """Nothing inside it confirms the power outside it: the value is a good guess, the bound is wide."""
     source = random.Random(1)
     curve = PowerCurve([(0, 60), (4, 300), (4.03, 60)])
-    case = measure(source, curve, 0.1, 4, 0.03, late_s=0.0)
+    case = measure(source, curve, 0.1, start_s=4, runtime_s=0.03, late_s=0.0)
     assert case.found.bound_j > 0.5 * case.found.energy_j
 
 
 def test_following_costs_a_few_reads_a_tick() -> None:
     source = random.Random(2)
-    case = measure(source, PowerCurve([(0, 100)]), 0.1, 5, 60, late_s=0.001)
+    case = measure(source, PowerCurve([(0, 100)]), 0.1, start_s=5, runtime_s=60, late_s=0.001)
     assert case.reads < 6 * case.seconds / 0.1 + 500  # the 500: the first ticks are looked for every 2 ms
 
 
@@ -126,7 +132,8 @@ def test_ticks_that_come_late_now_and_then_still_leave_the_truth_within_the_boun
     for _ in range(200):
         start_s = source.uniform(4, 6)
         curve = random_curve(source, start_s + 4, 1.0)
-        cases.append(measure(source, curve, 0.1, start_s, source.uniform(0.2, 1), late_s=0.015))
+        runtime_s = source.uniform(0.2, 1)
+        cases.append(measure(source, curve, 0.1, start_s=start_s, runtime_s=runtime_s, late_s=0.015))
     assert sum(is_within(case.found, case.truth_j) for case in cases) >= 0.98 * len(cases)
 
 

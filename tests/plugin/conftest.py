@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-# pytester forgets what was first imported inside a run, and a second copy of an enum equals nothing.
+# pytester forgets what was first imported inside a run: a second copy of an enum equals nothing, and numpy
+# refuses to be loaded twice.
 import pytest_llmenergy.backends.replay
 import pytest_llmenergy.meters.replay
 import pytest_llmenergy.plugin.session
@@ -34,6 +37,9 @@ runtime_s = {{ step = 0.02 }}
 "gpu:0" = {{ step = 4.0 }}
 """
 
+for _name in ("numpy", "scipy.special", "scipy.stats"):
+    with contextlib.suppress(ModuleNotFoundError):
+        importlib.import_module(_name)
 
 QUIET = ("-pno:benchmark", "-pno:codspeed")
 LOUD = ("-Wignore::ResourceWarning",)  # pytest-benchmark 5.2 leaves its JSON file open

@@ -114,8 +114,8 @@ def hold(budgets: Budgets, session: Session) -> tuple[BudgetOutcome, ...]:
             provenance = session.readings[dearest[0]].provenance
             if provenance is not budget.provenance:
                 raise RequestError(
-                    f"the budget of {budget.model} is of {budget.provenance.value} energy, {session.name} has "
-                    f"{provenance.value} energy: they are not held against each other."
+                    f"the budget of {budget.model} is of {budget.provenance.value} energy, {session.name} "
+                    f"has {provenance.value} energy: they are not held against each other."
                 )
         outcomes.append(
             BudgetOutcome(

@@ -93,10 +93,11 @@ def compare_blocks(blocks: Sequence[tuple[Session, Session]], rules: Rules) -> G
     Raises:
         RequestError: fewer than two blocks, or blocks that are not comparable.
     """
-    if len(blocks) < 2:  # noqa: PLR2004 - a spread needs two
-        raise RequestError("a comparison in blocks needs two of them at least.")
     for base, head in blocks:
         refuse_incomparable(base, head)
+    common = any(base.readings.keys() & head.readings.keys() for base, head in blocks)
+    if len(blocks) < 2 and common:  # noqa: PLR2004 - a spread needs two
+        raise RequestError("a comparison in blocks needs two of them at least.")
     bases, heads = zip(*blocks, strict=True)
     return _report(block_evidence(blocks), rules, Mode.AB, bases, heads, units=len(blocks))
 

@@ -1,0 +1,378 @@
+"""`llmenergy-report route`: which model serves each query of a workload."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pytest_llmenergy import units
+from pytest_llmenergy.errors import RequestError, require
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pytest_llmenergy.routing.frontier import Point
+    from pytest_llmenergy.routing.hosts import Host
+    from pytest_llmenergy.routing.operators import Limits
+    from pytest_llmenergy.routing.problem import Problem
+    from pytest_llmenergy.routing.workload import Workload
+
+_PATH = click.Path(path_type=Path)
+
+
+class _PerModel(click.ParamType):  # type: ignore[type-arg]  # generic in its stubs alone
+    """MODEL=VALUE, or several with commas between."""
+
+    name = "MODEL=VALUE"
+
+    def __init__(self, read: Callable[[str], float] = float) -> None:
+        self._read = read
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        pairs = {}
+        for part in value.split(","):
+            model, equals, number = part.rpartition("=")
+            try:
+                pairs[model.strip()] = self._read(number)
+            except ValueError:
+                equals = ""
+            if not equals or not model.strip():
+                self.fail(f"{part!r} is not MODEL=VALUE", param, ctx)
+        return pairs
+
+
+class _Read(click.ParamType):  # type: ignore[type-arg]  # as above
+    def __init__(self, name: str, read: Callable[[str], Any]) -> None:
+        self.name = name
+        self._read = read
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return self._read(value) if isinstance(value, str) else value
+        except ValueError:
+            self.fail(f"{value!r} is not {self.name}", param, ctx)
+
+
+def _zetas(text: str) -> list[float]:
+    """`0.5`, `0,0.5,1` or `0:1:0.01` (both ends included)."""
+    if ":" not in text:
+        return [float(part) for part in text.split(",")]
+    first, last, step = (float(part) for part in text.split(":"))
+    if not step > 0 or last < first:
+        raise ValueError(text)
+    return [round(first + i * step, 12) for i in range(int((last - first) / step + 1e-9) + 1)]
+
+
+def _merge(
+    _ctx: click.Context, param: click.Parameter, given: tuple[dict[str, float], ...]
+) -> dict[str, float]:
+    merged: dict[str, float] = {}
+    for pairs in given:
+        for model, value in pairs.items():
+            if merged.setdefault(model, value) != value:
+                raise click.BadParameter(f"{model} is given twice.", param=param)
+    return merged
+
+
+def _per_model(name: str, help_: str, read: Callable[[str], float] = float) -> Callable[..., Any]:
+    return click.option(name, type=_PerModel(read), multiple=True, callback=_merge, help=help_)
+
+
+@click.command("route")
+@click.option("--fits", required=True, type=_PATH, help="fits.json, or published coefficients as CSV.")
+@click.option("--workload", required=True, type=_PATH, help="tokens_in,tokens_out[,count]: CSV or Parquet.")
+@click.option(
+    "--zeta",
+    type=_Read("ZETA, A,B,C or FROM:TO:STEP", _zetas),
+    help="Weight of energy, 0 to 1.  [default: 0.5]",
+)
+@_per_model("--share", "Exact share of the queries; for every model.", units.parse_fraction)
+@_per_model("--min-share", "Least share of the queries.", units.parse_fraction)
+@_per_model("--max-share", "Largest share of the queries.", units.parse_fraction)
+@_per_model("--accuracy", "A_K of a model; the paper's Table 1 where not given.", units.parse_fraction)
+@click.option("--models", help="Route between these only (commas between).")
+@click.option(
+    "--metric", type=click.Choice(["energy_j", "gpu_energy_j", "cpu_energy_j"]), help="Which energy."
+)
+@click.option("--allow-unusable", is_flag=True, help="Take fits that are judged not usable.")
+@click.option(
+    "--accuracy-at-least",
+    type=_Read("an accuracy", units.parse_fraction),
+    help="The cheapest plan that has it.",
+)
+@click.option(
+    "--energy-at-most",
+    type=_Read("an energy (5 kWh, 2e7)", units.parse_energy),
+    help="The most accurate plan within it.",
+)
+@click.option("--latency-at-most", type=float, metavar="SECONDS", help="No query may take longer.")
+@_per_model("--capacity-tokens", "Most tokens (in and out) of a model.")
+@_per_model("--capacity-gpu-s", "Most GPU-seconds of a model.")
+@_per_model("--gpus", "GPUs of one instance; as fitted where not given.", int)
+@click.option("--gpu-budget", type=int, help="GPUs in all: decide how many instances of each model to host.")
+@click.option(
+    "--horizon", type=float, metavar="SECONDS", help="Within which the workload is served (--gpu-budget)."
+)
+@click.option("--windows", type=_PATH, help="start_s,end_s and price_per_kwh or carbon_g_per_kwh.")
+@click.option("--lengths-from", type=_PATH, help="tokens_out is not known: expect those of this workload.")
+@click.option("--held-out", is_flag=True, help="Plan on one half, route the other by the prices alone.")
+@click.option(
+    "--solver",
+    type=click.Choice(["prices", "pulp", "pulp-cbc", "pulp-highs"]),
+    default="prices",
+    show_default=True,
+    help="pulp: the paper's binary program.",
+)
+@click.option("--lp", type=_PATH, help="Save the paper's program in LP format (--solver pulp).")
+@click.option(
+    "--no-baselines", is_flag=True, help="Leave out the plans of Figure 3 that zeta does not change."
+)
+@click.option(
+    "--seed", type=int, default=0, show_default=True, help="Of the random baseline and the held-out half."
+)
+@click.option("--confidence", type=float, default=0.95, show_default=True, help="Of the energy's interval.")
+@click.option("--json", "json_path", type=_PATH, help="Write the plan document.")
+@click.option(
+    "-o", "--output", type=_PATH, help="Write tokens_in,tokens_out,model, a row a query: CSV or Parquet."
+)
+def command(**given: Any) -> None:
+    """Plan which model serves each query: equation 2 of the paper, solved exactly, with its proof."""
+    require("numpy", feature="routing", extra="routing")
+    run(**given)
+
+
+def run(**given: Any) -> None:
+    """Plan, print and write.
+
+    Raises:
+        RequestError: the request or the input is wrong, or the constraints cannot hold together.
+    """
+    from pytest_llmenergy.analysis.energy_model import load_fits
+    from pytest_llmenergy.campaign.results import write_json
+    from pytest_llmenergy.report import route_tables
+    from pytest_llmenergy.routing.hosts import choose_hosts
+    from pytest_llmenergy.routing.operators import Limits, check_limits
+    from pytest_llmenergy.routing.plan import plan_document
+
+    _check(given)
+    hosts = choose_hosts(
+        load_fits(given["fits"]),
+        metric=given["metric"],
+        only=[name.strip() for name in (given["models"] or "").split(",") if name.strip()],
+        accuracies=given["accuracy"],
+        allow_unusable=given["allow_unusable"],
+    )
+    limits = Limits(
+        tokens=given["capacity_tokens"],
+        gpu_s=given["capacity_gpu_s"],
+        gpus_each={name: int(n) for name, n in given["gpus"].items()},
+        gpu_budget=given["gpu_budget"],
+        horizon_s=given["horizon"],
+    )
+    check_limits(limits, hosts)
+    if given["windows"] is not None:
+        problem, points, more = _in_windows(hosts, limits, given)
+    elif limits.any:
+        problem, points, more = _within_limits(hosts, limits, given)
+    else:
+        problem, points, more = _by_shares(hosts, given)
+    baselines = more.pop("baselines", ())
+    if given["held_out"]:
+        more["held_out"] = _held_out(problem, points, given["seed"])
+    document = plan_document(problem, points, baselines, confidence=given["confidence"], **more)
+    if given["json_path"] is not None:
+        write_json(given["json_path"], document)
+    if given["output"] is not None and given["windows"] is None:
+        from pytest_llmenergy.routing.workload import write_assignment
+
+        write_assignment(given["output"], problem.workload, points[0].solution.flow, problem.models)
+    for line in route_tables.render_plan(document):
+        click.echo(line)
+
+
+def _spell(names: list[str]) -> str:
+    return " and ".join(f"--{name.replace('_', '-')}" for name in names)
+
+
+def _check(given: dict[str, Any]) -> None:
+    """Refuse options that do not go together."""
+
+    def among(*names: str) -> list[str]:
+        return [name for name in names if given[name] not in (None, {})]
+
+    demands = among("accuracy_at_least", "energy_at_most")
+    operators = among("capacity_tokens", "capacity_gpu_s", "gpu_budget", "windows")
+    several = len(given["zeta"] or [0.5]) > 1
+    asked = _spell(demands or operators)
+    by_pulp = given["solver"] != "prices"
+    blind = given["lengths_from"] is not None
+    refused = (
+        (
+            len(demands) > 1 or (demands and given["zeta"] is not None),
+            "--zeta, --accuracy-at-least and --energy-at-most each choose the plan. Give one.",
+        ),
+        (demands and operators, f"{asked} cannot be combined with {_spell(operators)}. Give --zeta."),
+        (given["output"] and several, "-o writes one plan. Give one --zeta, or --accuracy-at-least."),
+        (operators and by_pulp, f"{asked} is always solved by PuLP on classes. Leave --solver out."),
+        (demands and by_pulp, f"{asked} is met by --solver prices alone. Leave --solver out."),
+        (
+            operators and given["held_out"],
+            f"--held-out follows prices, which a plan under {asked} has none of. Leave it out.",
+        ),
+        (given["lp"] and not by_pulp, "--lp saves the program of PuLP. Add --solver pulp."),
+        (given["lp"] and several, "--lp saves one program. Give one --zeta."),
+        (
+            blind and (operators or given["latency_at_most"] is not None),
+            "--lengths-from goes with shares alone. Leave limits and windows out.",
+        ),
+        (blind and given["held_out"], "--held-out needs known lengths. Leave --lengths-from out."),
+        (
+            not 0 < given["confidence"] < 1,
+            f"--confidence {given['confidence']:g} is not between 0 and 1. Try 0.95.",
+        ),
+    )
+    for is_so, message in refused:
+        if is_so:
+            raise RequestError(message)
+
+
+def _bounds(hosts: tuple[Host, ...], queries: int, given: dict[str, Any]) -> Any:
+    from pytest_llmenergy.routing.problem import share_bounds
+
+    return share_bounds(
+        [host.name for host in hosts],
+        queries,
+        exact=given["share"],
+        least=given["min_share"],
+        most=given["max_share"],
+        # A model that is not hosted gets no query.
+        some_each=given["gpu_budget"] is None,
+    )
+
+
+def _problem(hosts: tuple[Host, ...], workload: Workload, given: dict[str, Any]) -> Problem:
+    from pytest_llmenergy.routing.problem import make_problem
+
+    bounds = _bounds(hosts, workload.queries, given)
+    return make_problem(hosts, workload, bounds, latency_s=given["latency_at_most"])
+
+
+def _by_shares(hosts: tuple[Host, ...], given: dict[str, Any]) -> tuple[Problem, list[Point], dict[str, Any]]:
+    from pytest_llmenergy.routing.baselines import baselines
+    from pytest_llmenergy.routing.frontier import between
+    from pytest_llmenergy.routing.lengths import blind_problem, learn_lengths
+    from pytest_llmenergy.routing.operators import explain_infeasible
+    from pytest_llmenergy.routing.solve import InfeasibleError
+    from pytest_llmenergy.routing.workload import read_workload
+
+    more: dict[str, Any] = {}
+    if given["lengths_from"] is not None:
+        workload = read_workload(given["workload"], lengths_known=False)
+        lengths = learn_lengths(read_workload(given["lengths_from"]))
+        problem = blind_problem(hosts, workload, _bounds(hosts, workload.queries, given), lengths)
+        more["lengths_from"] = str(given["lengths_from"])
+    else:
+        problem = _problem(hosts, read_workload(given["workload"]), given)
+    try:
+        points = _points(problem, given)
+    except InfeasibleError as error:
+        raise InfeasibleError(explain_infeasible(problem)) from error
+    if len(points) > 1 and given["solver"] == "prices":
+        more["between_points"] = between(problem, points)
+    if not given["no_baselines"] and problem.allowed is None:
+        more["baselines"] = baselines(problem, seed=given["seed"], known=points)
+    return problem, points, more
+
+
+def _points(problem: Problem, given: dict[str, Any]) -> list[Point]:
+    from pytest_llmenergy.routing.frontier import at_accuracy, at_energy, sweep
+
+    if given["accuracy_at_least"] is not None:
+        return [at_accuracy(problem, given["accuracy_at_least"])]
+    if given["energy_at_most"] is not None:
+        return [at_energy(problem, given["energy_at_most"])]
+    zetas = given["zeta"] or [0.5]
+    if given["solver"] == "prices":
+        return sweep(problem, zetas)
+    from pytest_llmenergy.routing.reference import reference_plan
+
+    solver = given["solver"].removeprefix("pulp").removeprefix("-") or None
+    return [reference_plan(problem, zeta, solver=solver, lp=given["lp"]) for zeta in zetas]
+
+
+def _within_limits(
+    hosts: tuple[Host, ...], limits: Limits, given: dict[str, Any]
+) -> tuple[Problem, list[Point], dict[str, Any]]:
+    from pytest_llmenergy.routing.operators import gpus_of, plan_within
+    from pytest_llmenergy.routing.workload import read_workload
+
+    problem = _problem(hosts, read_workload(given["workload"]), given)
+    found = [plan_within(problem, zeta, limits) for zeta in given["zeta"] or [0.5]]
+    more: dict[str, Any] = {
+        "limits": [
+            {label: worth for label, worth in whole.multipliers.items() if worth} for _, whole in found
+        ]
+    }
+    if limits.gpu_budget is not None:
+        more["gpu_budget"] = limits.gpu_budget
+        more["hosting"] = [
+            {
+                host.name: {"instances": int(n), "gpus": int(n) * (gpus_of(host, limits) or 1)}
+                for host, n in zip(hosts, whole.instances if whole.instances is not None else (), strict=True)
+            }
+            for _, whole in found
+        ]
+    return problem, [point for point, _ in found], more
+
+
+def _in_windows(
+    hosts: tuple[Host, ...], limits: Limits, given: dict[str, Any]
+) -> tuple[Problem, list[Point], dict[str, Any]]:
+    from pytest_llmenergy.routing import windows as timed
+
+    windows = timed.read_windows(given["windows"])
+    workload = timed.read_timed_workload(given["workload"], windows)
+    problem = _problem(hosts, workload.workload, given)
+    zetas = given["zeta"] or [0.5]
+    plans = [timed.plan_in_windows(problem, workload, windows, zeta, limits) for zeta in zetas]
+    if given["output"] is not None:
+        timed.write_timed_assignment(given["output"], workload, plans[0], problem.models)
+    more = {
+        "windows": {
+            "start_s": windows.start_s.tolist(),
+            "end_s": windows.end_s.tolist(),
+            windows.rate_name: windows.rate.tolist(),
+        },
+        "window_plans": [
+            {
+                "zeta": zeta,
+                windows.cost_name: plan.cost,
+                f"{windows.cost_name}_without_waiting": plan.cost_at_once,
+                "counts": {name: plan.flow[k].sum(axis=1).tolist() for k, name in enumerate(problem.models)},
+            }
+            for zeta, plan in zip(zetas, plans, strict=True)
+        ],
+    }
+    return problem, [plan.point for plan in plans], more
+
+
+def _held_out(problem: Problem, points: list[Point], seed: int) -> list[dict[str, Any]]:
+    from pytest_llmenergy.routing.held_out import hold_out
+    from pytest_llmenergy.routing.plan import totals_entry
+
+    found = [hold_out(problem, point.zeta, seed=seed) for point in points]
+    return [
+        {
+            "zeta": result.zeta,
+            "queries": result.queries,
+            "routed": totals_entry(problem, result.routed),
+            "optimum": totals_entry(problem, result.optimum),
+            "energy_change": result.energy_change,
+            "accuracy_change": result.accuracy_change,
+        }
+        for result in found
+    ]

@@ -1,0 +1,49 @@
+"""The order of base and head, and what makes two comparisons one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from pytest_llmenergy.campaign.interleave import Arm, Interleaving, Plan
+from pytest_llmenergy.errors import RequestError
+
+PLAN = Plan(
+    base=Arm(commit="a" * 40), head=Arm(commit="b" * 40), arguments=("bench",), folder=".", trials=3, seed=0
+)
+
+
+def test_each_pair_of_blocks_has_both_orders():
+    """What drifts steadily weighs on both arms alike, at every even number of blocks."""
+    for seed in range(20):
+        plan = replace(PLAN, seed=seed)
+        for pair in range(5):
+            assert {plan.order(2 * pair), plan.order(2 * pair + 1)} == {("base", "head"), ("head", "base")}
+
+
+def test_the_order_is_random():
+    """Over seeds, either arm goes first about as often."""
+    first = [replace(PLAN, seed=seed).order(0)[0] for seed in range(200)]
+    assert 70 < first.count("base") < 130
+
+
+def test_a_plan_is_known_by_all_it_holds():
+    """Another commit, argument, seed or number of trials is another comparison."""
+    others = [
+        replace(PLAN, head=Arm(commit="c" * 40)),
+        replace(PLAN, arguments=("bench", "-k", "x")),
+        replace(PLAN, seed=1),
+        replace(PLAN, trials=4),
+        replace(PLAN, head=Arm(commit="b" * 40, arguments=("--llm-energy-kv-cache",))),
+    ]
+    assert len({plan.key for plan in (PLAN, *others)}) == 6
+    assert replace(PLAN).key == PLAN.key
+
+
+def test_a_folder_of_another_comparison_is_refused(tmp_path):
+    """Results of two comparisons are never mixed."""
+    Interleaving(PLAN, tmp_path, {})
+    Interleaving(replace(PLAN), tmp_path, {})
+    with pytest.raises(RequestError, match="another comparison"):
+        Interleaving(replace(PLAN, seed=9), tmp_path, {})

@@ -1,0 +1,82 @@
+"""How far the fits' uncertainty reaches."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from pytest_llmenergy.routing.frontier import plan_at
+from pytest_llmenergy.routing.problem import make_problem, share_bounds
+from pytest_llmenergy.routing.uncertainty import coin_toss, energy_half_width_j
+
+NAMES = ("small", "medium", "large")
+TERMS = ("tokens_in", "tokens_out", "tokens_in*tokens_out")
+
+
+def unsure(hosts, share, df=200):
+    """Each coefficient has a standard error of that share of its value, independently."""
+    sure = []
+    for host in hosts:
+        errors = [share * host.energy.coefficients[term] for term in TERMS]
+        fit = replace(
+            host.energy,
+            covariance=tuple(tuple(row) for row in np.diag(np.square(errors)).tolist()),
+            residual_scale=0.0,
+            df_resid=df,
+        )
+        sure.append(replace(host, energy=fit))
+    return sure
+
+
+def planned(hosts, workload, zeta=0.3):
+    problem = make_problem(hosts, workload, share_bounds(NAMES, workload.queries))
+    return problem, plan_at(problem, zeta)
+
+
+def test_the_interval_covers_the_truth_as_often_as_it_says(hosts, workload):
+    """Fits that err as their covariance says, priced again with the true coefficients: 95 % lie inside."""
+    problem, point = planned(unsure(hosts, 0.1), workload)
+    half_j = energy_half_width_j(problem, point.solution.flow, 0.95)
+    rng = np.random.default_rng(11)
+    inside = 0
+    for _ in range(400):
+        truth = 0.0
+        for k, host in enumerate(problem.hosts):
+            drawn = {
+                term: value * (1 + 0.1 * rng.normal()) for term, value in host.energy.coefficients.items()
+            }
+            fit = replace(host.energy, coefficients=drawn)
+            truth += point.solution.flow[k] @ fit.predict(workload.tokens_in, workload.tokens_out).mean
+        inside += abs(truth - point.totals.energy_j) <= half_j
+    assert 0.91 <= inside / 400 <= 0.99
+
+
+def test_residuals_of_classes_are_their_own(hosts, workload):
+    """With exact coefficients, the residual of a class is shared by its queries and no others."""
+    fits = [
+        replace(
+            h, energy=replace(h.energy, covariance=((0.0,) * 3,) * 3, residual_scale=2.0, df_resid=10_000)
+        )
+        for h in hosts
+    ]
+    problem, point = planned(fits, workload)
+    expected = 1.96 * 2.0 * np.sqrt(np.sum(point.solution.flow.astype(float) ** 2))
+    assert energy_half_width_j(problem, point.solution.flow, 0.95) == pytest.approx(expected, rel=1e-3)
+
+
+def test_published_coefficients_have_no_interval(hosts, workload):
+    """Unknown stays unknown."""
+    problem, point = planned(hosts, workload)
+    assert energy_half_width_j(problem, point.solution.flow, 0.95) is None
+    assert coin_toss(problem, point.solution, 0.3, 0.95) is None
+
+
+def test_a_coin_toss_grows_with_the_error(hosts, workload):
+    """None where the fits are exact, all where they know nothing; energy alone is uncertain."""
+    tosses = []
+    for share in (1e-9, 0.05, 50.0):
+        problem, point = planned(unsure(hosts, share), workload)
+        tosses.append(coin_toss(problem, point.solution, 0.3, 0.95).queries)
+        assert coin_toss(problem, point.solution, 0.0, 0.95).queries == 0
+    assert tosses[0] <= 3
+    assert tosses[0] < tosses[1] < tosses[2] == workload.queries
