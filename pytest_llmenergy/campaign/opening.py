@@ -70,6 +70,7 @@ def _opener(settings: Settings, world: World | None) -> Callable[[], Backend]:
         dtype=settings.dtype,
         device=settings.device,
         offload=settings.offload,
+        n_ranks=settings.tensor_parallel,
     )
 
 
