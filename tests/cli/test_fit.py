@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_llmenergy.analysis.energy_model import load_fits
 from pytest_llmenergy.analysis.choose import AUTO
+from pytest_llmenergy.analysis.energy_model import load_fits
 from pytest_llmenergy.analysis.forms import FORM_NAMES
 from pytest_llmenergy.cli import main
 from pytest_llmenergy.cli.fit import command
@@ -75,7 +75,7 @@ def test_every_form_is_compared_and_the_document_predicts(
 
 
 def test_gpu_cpu_total_and_runtime_are_fitted_separately(tmp_path: Path) -> None:
-    """And a total that holds an estimate says so, as its estimated part does and its measured part does not."""
+    """And a total that holds an estimate says so, as its estimated part does, and its measured not."""
     path = scripted(tmp_path / "r.json", energy_j=BOTH, estimated=("cpu:attributed",))
     out = tmp_path / "fits.json"
     assert _run("fit", path, "--json", out) == 0
@@ -99,7 +99,7 @@ def test_one_form_with_a_constant_prints_the_regression_table(
     assert _run("fit", path, "--form", "paper", "--intercept", "--metric", "gpu") == 0
     text = capsys.readouterr().out
     assert "form paper + constant, by statsmodels" in text
-    for expected in ("(intercept)", "J/call", "tokens_in*tokens_out", "(centred), F(3, 21)", "n 25", "usable: NO"):
+    for expected in ("(intercept)", "J/call", "tokens_in*tokens_out", "F(3, 21)", "n 25", "usable: NO"):
         assert expected in text
     assert max(map(len, text.splitlines())) <= 80
 
