@@ -128,6 +128,7 @@ def open_backend(
     seed: int = 0,
     trust_remote_code: bool = False,
     offload: bool = False,
+    n_ranks: int = 1,
     base_url: str | None = None,
     world: World | None = None,
 ) -> Backend:
@@ -143,6 +144,7 @@ def open_backend(
         seed: of random weights.
         trust_remote_code: run code that a model directory brings.
         offload: let what no GPU has room for stay in the machine's memory.
+        n_ranks: share every matrix between so many processes, one a GPU (tensor parallelism).
         base_url: of the server, for "openai"; the other arguments are then the server's own business.
         world: the simulated machine, for "replay".
 
@@ -161,6 +163,7 @@ def open_backend(
                 seed=seed,
                 trust_remote_code=trust_remote_code,
                 offload=offload,
+                n_ranks=n_ranks,
             )
         case "openai":
             from pytest_llmenergy.backends.openai_http import OpenAIBackend

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_llmenergy.backends import open_backend, sources
-from pytest_llmenergy.campaign.runner import Observer, Runner
+from pytest_llmenergy.campaign.runner import Runner
 from pytest_llmenergy.environment import read_environment
 from pytest_llmenergy.errors import RequestError, require
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pytest_llmenergy.backends import Backend
+    from pytest_llmenergy.campaign.observer import Observer
     from pytest_llmenergy.campaign.settings import Settings
     from pytest_llmenergy.meters.window import Meters
     from pytest_llmenergy.simulation import World
@@ -69,6 +70,7 @@ def _opener(settings: Settings, world: World | None) -> Callable[[], Backend]:
         dtype=settings.dtype,
         device=settings.device,
         offload=settings.offload,
+        n_ranks=settings.tensor_parallel,
     )
 
 
