@@ -316,11 +316,10 @@ class _Sums:
         if not counted:
             return 0
         layout = _layout(counted[0])
-        if {len(trial.domains) for trial in counted} == {len(layout)}:
-            domains = [domain for trial in counted for domain in trial.domains]
-            if [(domain.domain, domain.provenance) for domain in domains] == list(layout) * len(counted):
-                self._add_alike(layout, counted, [domain.energy_j for domain in domains])
-                return len(counted)
+        domains = [domain for trial in counted for domain in trial.domains]
+        if [(domain.domain, domain.provenance) for domain in domains] == list(layout) * len(counted):
+            self._add_alike(layout, counted, [domain.energy_j for domain in domains])
+            return len(counted)
         for trial in counted:
             self._add_alike(_layout(trial), [trial], [domain.energy_j for domain in trial.domains])
         return len(counted)

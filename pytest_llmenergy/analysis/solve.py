@@ -25,6 +25,7 @@ _SAME = 1e-9
 _NOISELESS = 1e-10
 _NEWTON_STEPS = 25
 _REWEIGHTINGS = 500
+_CHANGES = 12  # of the set of columns off the bound
 _BATCH = 1_000_000  # left-out fits times cells solved at once
 
 
@@ -172,22 +173,27 @@ class _Huber:
     def fit(self, start: Floats) -> Floats:
         """Free of bounds, from a start nearby: (k,)."""
         found, done = self._newton(self.rows, start[None, :])
-        if not done[0]:
-            return self._reweighted(np.ones(len(self.rows), dtype=bool), nonnegative=False)
-        first: Floats = found[0]
-        return first
+        return found[0] if done[0] else self._reweighted(nonnegative=False)
 
     def fit_nonnegative(self) -> Floats:
-        """With no coefficient below zero: (k,)."""
-        start = _least_squares(self.rows, np.ones(len(self.rows)), nonnegative=True)
-        active = start > 0
-        found, done = self._newton(self.rows[:, active], start[None, active])
-        bound = np.zeros_like(start)
-        bound[active] = found[0]
-        pull = self._pull(1 - self.rows @ bound)
-        if done[0] and found[0].min() >= 0 and (pull @ self.rows[:, ~active] <= _SAME).all():
-            return bound
-        return self._reweighted(np.ones(len(self.rows), dtype=bool), nonnegative=True)
+        """With no coefficient below zero: (k,); an active-set method on Newton's."""
+        bound = _least_squares(self.rows, np.ones(len(self.rows)), nonnegative=True)
+        active = bound > 0
+        for _ in range(_CHANGES):
+            found, done = self._newton(self.rows[:, active], bound[None, active])
+            bound = np.zeros_like(bound)
+            bound[active] = found[0]
+            if not done[0]:
+                break
+            pull = self._pull(1 - self.rows @ bound) @ self.rows
+            pull[active] = 0
+            if bound.min() < 0:
+                active[bound.argmin()] = False
+            elif pull.max() > _SAME:
+                active[pull.argmax()] = True
+            else:
+                return bound
+        return self._reweighted(nonnegative=True)
 
     def leave_one_out(self, bound: Floats) -> Floats:
         """Each row's prediction by the fit to all the others, relative to its y: (n,)."""
@@ -220,9 +226,8 @@ class _Huber:
             done &= (pull @ idle <= _SAME).all(axis=1)
         left_out: Floats = np.einsum("ij,ij->i", found, used[which])
         for i in np.flatnonzero(~done):
-            others = np.ones(len(self.rows), dtype=bool)
-            others[which[i]] = False
-            left_out[i] = self.rows[which[i]] @ self._reweighted(others, nonnegative=True)
+            others = _Huber(np.delete(self.rows, which[i], axis=0), self.cut)
+            left_out[i] = self.rows[which[i]] @ others.fit_nonnegative()
         return left_out
 
     def _pull(self, residual: Floats) -> Floats:
@@ -280,9 +285,9 @@ class _Huber:
                 break
         return found, done
 
-    def _reweighted(self, kept: NDArray[np.bool_], *, nonnegative: bool) -> Floats:
+    def _reweighted(self, *, nonnegative: bool) -> Floats:
         """Iterated reweighted least squares: slower, and it always gets there."""
-        rows = self.rows[kept]
+        rows = self.rows
         weight = np.ones(len(rows))
         found: Floats = np.zeros(rows.shape[1])
         for _ in range(_REWEIGHTINGS):

@@ -68,7 +68,7 @@ def judge(cells: CellMeans, form: Form, solution: Solution, limits: Limits) -> V
         )
     if missed > limits.share_of_constant * cells.error_of_constant:
         reasons.append(
-            f"is hardly better than a constant, which misses unseen cells by {cells.error_of_constant:.3g} %"
+            f"is hardly better than a constant, which misses them by {cells.error_of_constant:.3g} %"
         )
     if solution.df_resid < limits.df_resid:
         reasons.append(f"has {len(cells.mean)} cells for {len(form.terms)} coefficients")

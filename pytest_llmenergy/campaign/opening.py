@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pytest_llmenergy.backends import open_backend, sources
 from pytest_llmenergy.backends.prompts import read_prompts
-from pytest_llmenergy.campaign.runner import Observer, Runner
+from pytest_llmenergy.campaign.runner import Runner
 from pytest_llmenergy.environment import read_environment
 from pytest_llmenergy.errors import RequestError, require
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pytest_llmenergy.backends import Backend
+    from pytest_llmenergy.campaign.observer import Observer
     from pytest_llmenergy.campaign.settings import Settings
     from pytest_llmenergy.meters.window import Meters
     from pytest_llmenergy.simulation import World

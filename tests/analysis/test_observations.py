@@ -68,6 +68,18 @@ def test_an_unknown_part_makes_the_sum_unknown(tmp_path: Path) -> None:
     assert [cells.metric for cells in cell_means(read)] == ["gpu_energy_j", "runtime_s"]
 
 
+def test_trials_of_one_cell_may_have_other_domains(tmp_path: Path) -> None:
+    """A meter that came late: each trial is summed by its own domains."""
+    domains = [
+        {"domain": "cpu:package-0", "energy_j": 7.0, "provenance": "estimated"},
+        {"domain": "gpu:0", "energy_j": 5.0, "provenance": "measured"},
+    ]
+    read = observations.read([_edited(tmp_path / "results.json", domains=domains)])
+    assert read.trials["energy_j"].to_list() == [12.0, 102.0]
+    assert read.trials["cpu_energy_j"].to_list() == [7.0, None]
+    assert read.trials["cpu_estimated"].to_list() == [True, False]
+
+
 def test_a_table_and_its_document_are_the_same_observations(tmp_path: Path) -> None:
     """Analysing TIDY.csv directly and by way of `import` gives the same trials."""
     from pytest_llmenergy.campaign.imported import document

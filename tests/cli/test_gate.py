@@ -252,3 +252,16 @@ def test_a_missing_base_says_what_would_help(write, capsys):
         main(["gate", "main", write("b.json", document(2)), "--store", "nowhere"])
     assert ended.value.code == 2
     assert "--llm-energy-save main" in capsys.readouterr().err
+
+
+def test_warm_up_and_excluded_trials_do_not_count(write):
+    """Ten times the energy in a trial that is marked changes no verdict; unmarked it does."""
+    base = write("a.json", document(1))
+    head = document(2)
+    trials = head["cells"][5]["trials"]
+    dear = json.loads(json.dumps(trials[0]))
+    dear["domains"][0]["energy_j"] *= 10
+    trials += [{**dear, "index": 5, "warmup": True}, {**dear, "index": 6, "excluded": "throttled"}]
+    assert gate(base, write("b.json", head)).exit_code == 0
+    trials.append({**dear, "index": 7})
+    assert "inconclusive" in gate(base, write("c.json", head)).output
