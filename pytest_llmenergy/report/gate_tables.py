@@ -259,7 +259,9 @@ def _command(kind: str, title: str, text: str) -> str:
 
 def budget_lines(outcomes: Iterable[BudgetOutcome]) -> list[str]:
     """Budgets beside what was measured, for a terminal of 80 columns."""
-    table = plain_table("budgets, J per generated token", "model", "budget", "dearest cell", "", left=1)
+    table = plain_table(
+        "budgets, J per generated token", "model", "budget", "dearest cell", "verdict", left=1
+    )
     broken = []
     for outcome in outcomes:
         budget = outcome.budget
