@@ -48,6 +48,7 @@ class TransformersBackend:
         trust_remote_code: bool = False,
         offload: bool = False,
         n_ranks: int = 1,
+        prompts: tuple[str, ...] = (),
     ) -> None:
         torch = require("torch", feature="Running a model", extra="models")
         require("transformers", feature="Running a model", extra="models")
@@ -62,6 +63,7 @@ class TransformersBackend:
         self._device = device or placement.AUTO
         self._offload = offload
         self._n_ranks = n_ranks
+        self._prompts = prompts
         self._threads = threads
         self._threads_of_machine = torch.get_num_threads()
         self._seed = seed
@@ -105,7 +107,11 @@ class TransformersBackend:
             details["threads"] = threads
         details |= {"placement": placed.kind, "device_map": placed.summary()}
         loaded = TransformersModel(
-            network, source=source, load_s=time.perf_counter() - started_s, details=details
+            network,
+            source=source,
+            load_s=time.perf_counter() - started_s,
+            details=details,
+            user_prompts=self._prompts,
         )
         loaded.expect_parameters(source)
         return loaded
@@ -119,6 +125,8 @@ class TransformersBackend:
         with contextlib.ExitStack() as stack:
             stack.enter_context(problems_named(source.name))
             stack.enter_context(memory_named(lambda: (source.name, None), _SMALLER))
+            if self._prompts:
+                raise RequestError("prompts of your own are not shared out: leave tensor parallelism out.")
             if source.gguf_file is not None:
                 raise RequestError(f"{source.name} is a GGUF file, which has no tensor parallelism here.")
             default = "float32" if tiny and on_cpu else "bfloat16"

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import gc
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from pytest_llmenergy import units
-from pytest_llmenergy.backends import counting
+from pytest_llmenergy.backends import counting, prompts
 from pytest_llmenergy.backends.problems import memory_named, problems_named
 from pytest_llmenergy.errors import RequestError, WrongWorkError
 from pytest_llmenergy.records import ModelRecord
@@ -39,7 +40,15 @@ class TransformersModel:
 
     n_ranks = 1  # processes that share it
 
-    def __init__(self, network: Any, *, source: Source, load_s: float, details: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        network: Any,
+        *,
+        source: Source,
+        load_s: float,
+        details: dict[str, Any],
+        user_prompts: tuple[str, ...] = (),
+    ) -> None:
         from transformers import GenerationConfig
 
         self._network = network.eval()
@@ -47,6 +56,7 @@ class TransformersModel:
         # that one, so that nothing but the length ends a sequence.
         network.generation_config = GenerationConfig(pad_token_id=0)
         self._source = source
+        self._prompts = user_prompts
         self.load_s = load_s
         self._details = details
         self._config = network.config.get_text_config()
@@ -78,6 +88,7 @@ class TransformersModel:
             active_parameters=self._parameters - round(self._shape.idle_expert_parameters),
             details={
                 **self._details,
+                "prompts": f"the user's {len(self._prompts)}" if self._prompts else "random tokens",
                 "model_type": config.model_type,
                 "dtype": str(self._network.dtype).removeprefix("torch."),
                 "attention": getattr(config, "_attn_implementation", None),
@@ -146,9 +157,10 @@ class TransformersModel:
         return memory_named(what, "Choose a smaller batch or fewer tokens.")
 
     def prepare(self, work: Work) -> Request:
-        """Random in-vocabulary tokens, other ones in each sequence, on the device.
+        """The prompts on the device: random in-vocabulary tokens, other ones in each sequence, or the user's.
 
         Raises:
+            RequestError: none of the user's prompts is long enough, or the model has no tokenizer.
             DoesNotFitError: there is no room for them.
         """
         with self._in_memory(work):
@@ -158,14 +170,11 @@ class TransformersModel:
         import torch
         from transformers import GenerationConfig
 
-        vocabulary = int(self._config.vocab_size)
-        generator = torch.Generator().manual_seed(work.seed)
-        shape = (work.batch_size, work.tokens_in)
-        input_ids = torch.randint(vocabulary, shape, generator=generator)
-        # First tokens are drawn without replacement: no two sequences of a batch are equal, however short.
-        first = torch.randperm(vocabulary, generator=generator).repeat(-(-work.batch_size // vocabulary))
-        input_ids[:, 0] = first[: work.batch_size]
-        input_ids = input_ids.to(self._device)
+        if self._prompts:
+            rows = prompts.cut(self._tokenised, work.tokens_in, work.batch_size, work.seed)
+            input_ids = torch.tensor(rows).to(self._device)
+        else:
+            input_ids = self._random_tokens(work).to(self._device)
         return Request(
             work=work,
             input_ids=input_ids,
@@ -178,6 +187,23 @@ class TransformersModel:
                 pad_token_id=0,
             ),
         )
+
+    def _random_tokens(self, work: Work) -> torch.Tensor:
+        import torch
+
+        vocabulary = int(self._config.vocab_size)
+        generator = torch.Generator().manual_seed(work.seed)
+        shape = (work.batch_size, work.tokens_in)
+        input_ids = torch.randint(vocabulary, shape, generator=generator)
+        # First tokens are drawn without replacement: no two sequences of a batch are equal, however short.
+        first = torch.randperm(vocabulary, generator=generator).repeat(-(-work.batch_size // vocabulary))
+        input_ids[:, 0] = first[: work.batch_size]
+        return input_ids
+
+    @cached_property
+    def _tokenised(self) -> list[list[int]]:
+        tokenizer = self._tokenizer()
+        return [tokenizer(prompt)["input_ids"] for prompt in self._prompts]
 
     def generate(self, request: Request, *, on_first_token: Callable[[], None] | None = None) -> torch.Tensor:
         """Generate; returns [batch_size, tokens_in + tokens_out].

@@ -33,6 +33,7 @@ class Settings:
     device: str | None = None
     offload: bool = False
     tensor_parallel: int = 1
+    prompts: Path | None = None  # one a line, in place of random tokens
     phases: int = 0  # trials a cell that are split into prefill and decode, beside those that count
     system: str | None = None
     results: Path | None = None
@@ -74,6 +75,7 @@ class Settings:
             "device": self.device,
             "offload": self.offload,
             "tensor_parallel": self.tensor_parallel,
+            "prompts": None if self.prompts is None else str(self.prompts),
             "phases": self.phases,
             "system": self.system,
         }

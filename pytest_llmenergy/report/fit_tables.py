@@ -110,6 +110,8 @@ def _coefficients_table(title: str, fit: Fit) -> Table:
 
 def _statements(fit: Fit) -> Iterator[str]:
     cells, solution = fit.cells, fit.solution
+    if cells.group.batch_size > 1:
+        yield f"of one call: all {cells.group.batch_size} sequences of the batch together"
     r2 = f"R² {fit.r2:.3f}"
     r2 += " (centred)" if fit.form.intercept else f" (uncentred; centred {fit.r2_centred:.3f})"
     if fit.f is not None and fit.p is not None:

@@ -10,6 +10,7 @@ import pytest
 
 from pytest_llmenergy.analysis import observations
 from pytest_llmenergy.analysis.cell_means import cell_means
+from pytest_llmenergy.analysis.documents import ENERGIES
 from pytest_llmenergy.campaign.results import energy_of, read_results
 from pytest_llmenergy.errors import DocumentError, RequestError
 from pytest_llmenergy.simulation import Coefficients
@@ -52,7 +53,7 @@ def test_sums_are_those_of_the_accounting(tmp_path: Path) -> None:
         )
         read = observations.read([path])
         trials = [trial for cell in read_results(path).cells for trial in cell.trials]
-        for metric in observations.ENERGIES:
+        for metric in ENERGIES:
             assert read.trials[metric].to_list() == [energy_of(trial, metric) for trial in trials]
         assert read.trials["gpu_estimated"].all() is ("gpu:1" in estimated)
 
