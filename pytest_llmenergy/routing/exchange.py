@@ -110,8 +110,11 @@ class _Network:
         """The classes that make the cheapest move from i to j; where equal classes tie, all of them."""
         if self._outside in (i, j):
             return np.zeros(0, np.intp)
-        members = np.flatnonzero(self.flow[i])
-        return members[self._whole[j, members] - self._whole[i, members] == self._cost[i, j]]
+        members: NDArray[np.intp] = np.flatnonzero(self.flow[i])
+        cheapest: NDArray[np.intp] = members[
+            self._whole[j, members] - self._whole[i, members] == self._cost[i, j]
+        ]
+        return cheapest
 
     def _capacity(self, i: int, j: int, movers: NDArray[np.intp]) -> int:
         if j == self._outside:
