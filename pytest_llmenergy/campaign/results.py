@@ -22,7 +22,6 @@ from pytest_llmenergy.records import (
     RESULTS_SCHEMA,
     Campaign,
     CellRecord,
-    DomainEnergy,
     ModelRecord,
     Phase,
     PhaseSummary,
@@ -173,24 +172,21 @@ def with_net(record: CellRecord, model: ModelRecord | None) -> CellRecord:
     The baseline is the mean of those before and after; net energy may be negative.
     """
     summary = record.summary
-    if summary is None or model is None or not model.idle or summary.energy_basis is None:
+    if summary is None or model is None or summary.energy_basis is None:
         return record
-    powers, spreads = [], []
-    for idle in model.idle:
-        parts = tuple(
-            DomainEnergy(domain=name, energy_j=part["power_w"], provenance=Provenance(part["provenance"]))
-            for name, part in idle["domains"].items()
+    wanted = {
+        part.domain
+        for trial in record.trials
+        if trial.counts
+        for part in (
+            *accounting.gpu_domains(trial.domains),
+            *(accounting.cpu_domains(trial.domains) if summary.energy_basis == "energy_j" else ()),
         )
-        counted = accounting.gpu_domains(parts)
-        if summary.energy_basis == "energy_j":
-            counted = (*counted, *accounting.cpu_domains(parts))
-        measured = {part.domain for trial in record.trials if trial.counts for part in trial.domains}
-        names = {part.domain for part in counted}
-        idle_power = accounting.total(counted)
-        if idle_power is None or idle_power.energy_j is None or not names <= measured:
-            continue
-        powers.append(idle_power.energy_j)
-        spreads.append(math.hypot(*(idle["domains"][name]["spread_w"] for name in names)))
+    }
+    # A baseline that lacks one of the domains is none: the rest would look like work.
+    baselines = [idle["domains"] for idle in model.idle if wanted <= set(idle["domains"])]
+    powers = [math.fsum(parts[name]["power_w"] for name in wanted) for parts in baselines]
+    spreads = [math.hypot(*(parts[name]["spread_w"] for name in wanted)) for parts in baselines]
     gross_j = summary.energy_j if summary.energy_basis == "energy_j" else summary.gpu_energy_j
     if not powers or gross_j is None or summary.runtime_s is None:
         return record

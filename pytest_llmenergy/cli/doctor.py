@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -114,4 +115,5 @@ def _advice(sources: Sequence[MeterSource]) -> Iterator[str]:
         if source.reason:
             yield f"{source.name}: {source.reason}"
         if source.remedy:
-            yield f"  {source.remedy}"
+            # A command on a line of its own can be copied.
+            yield re.sub(r"([Rr]un:) ", r"\1\n    ", f"  {source.remedy}")

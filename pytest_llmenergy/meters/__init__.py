@@ -41,6 +41,16 @@ class Meter(Protocol):
         ...
 
 
+@runtime_checkable
+class OwnProcess(Protocol):
+    """A meter that runs a process of its own, whose cost counts as the meter's."""
+
+    @property
+    def cpu_s(self) -> float:
+        """CPU time of that process so far."""
+        ...
+
+
 class Watch(Protocol):
     """Looks out for what may disturb a window."""
 

@@ -11,7 +11,7 @@ from pytest_llmenergy.meters import nvml_boards
 from pytest_llmenergy.meters.machine import descendants, tree_busy_s
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
 
     from pytest_llmenergy.meters.machine import Machine
     from pytest_llmenergy.meters.nvml_boards import Board
@@ -26,6 +26,7 @@ THROTTLING = {
     0x80: "power brake",
 }
 _LOOK_S = 1.0
+_FRESH_S = 0.2  # what was seen so lately is not looked at again: a window must stay cheap
 _KEEP_S = 7200.0
 # Load from outside is worth a word from half a CPU on, or from 5 % of a large machine's.
 _OUTSIDE_CPUS = 0.5
@@ -40,23 +41,26 @@ def throttling(mask: int) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Sight:
-    """What was seen on the boards at one moment."""
+    """What was seen at one moment, or over the time since another."""
 
     time_s: float
     flags: tuple[str, ...]
+    since_s: float = 0.0
 
 
 class GpuWatch:
-    """Looks at throttle reasons and processes, at both ends of a window and once a second between."""
+    """Looks at throttle reasons and processes once a second, and at the end of a window."""
 
     def __init__(self, boards: Sequence[Board], scheduler: Scheduler, machine: Machine) -> None:
         self._boards = tuple(boards)
         self._scheduler = scheduler
         self._proc = machine.proc
         self._seen: deque[Sight] = deque()
+        self._looked_s = 0.0
         scheduler.add(self._look)
 
     def _look(self, now_s: float) -> float:
+        self._looked_s = now_s
         flags = tuple(flag for board in self._boards for flag in self._of(board))
         if flags:
             self._seen.append(Sight(now_s, flags))
@@ -73,14 +77,14 @@ class GpuWatch:
             yield f"{board.domain}: used by another process ({', '.join(map(str, sorted(foreign)))})"
 
     def begin(self) -> float:
-        """Look now."""
-        now_s = self._scheduler.clock()
-        self._look(now_s)
-        return now_s
+        """Only the time counts."""
+        return self._scheduler.clock()
 
     def end(self, mark: float) -> tuple[str, ...]:
         """Everything seen since, once each."""
-        self._look(self._scheduler.clock())
+        now_s = self._scheduler.clock()
+        if now_s - self._looked_s > _FRESH_S:
+            self._look(now_s)
         return tuple(
             dict.fromkeys(flag for sight in self._seen if sight.time_s >= mark for flag in sight.flags)
         )
@@ -97,21 +101,43 @@ class CpuLoad:
 
 
 class CpuWatch:
-    """Compares the machine's CPU time with that of our process tree."""
+    """Compares the machine's CPU time with that of our process tree, once a second and at a window's end."""
 
-    def __init__(self, machine: Machine, clock: Callable[[], float]) -> None:
+    def __init__(self, machine: Machine, scheduler: Scheduler) -> None:
         self._machine = machine
-        self._clock = clock
+        self._scheduler = scheduler
+        self._last: CpuLoad | None = None
+        self._seen: deque[Sight] = deque()
+        scheduler.add(self._look)
 
-    def begin(self) -> CpuLoad:
-        """Read both."""
+    def _look(self, now_s: float) -> float:
         busy_s = self._machine.busy_s_by_cpu()
         own_s = tree_busy_s(self._machine.proc, os.getpid())
-        return CpuLoad(self._clock(), sum(busy_s.values()), own_s, len(busy_s))
+        load = CpuLoad(now_s, sum(busy_s.values()), own_s, len(busy_s))
+        if self._last is not None:
+            flags = outside_load(self._last, load)
+            if flags:
+                self._seen.append(Sight(now_s, flags, self._last.time_s))
+        self._last = load
+        while self._seen and self._seen[0].time_s < now_s - _KEEP_S:
+            self._seen.popleft()
+        return now_s + _LOOK_S
 
-    def end(self, mark: CpuLoad) -> tuple[str, ...]:
-        """Whether others used more than a little."""
-        return outside_load(mark, self.begin())
+    def begin(self) -> float:
+        """Only the time counts."""
+        return self._scheduler.clock()
+
+    def end(self, mark: float) -> tuple[str, ...]:
+        """The worst load from outside over a second that lies at least half inside the window."""
+        now_s = self._scheduler.clock()
+        if self._last is None or now_s - self._last.time_s > _FRESH_S:
+            self._look(now_s)
+        found = [
+            sight
+            for sight in self._seen
+            if min(now_s, sight.time_s) - max(mark, sight.since_s) >= (sight.time_s - sight.since_s) / 2
+        ]
+        return max((sight.flags for sight in found), default=())
 
 
 def outside_load(before: CpuLoad, after: CpuLoad) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 SYS_VARIABLE = "LLM_ENERGY_SYS"  # where the machine's /sys is mounted, in a container say
 PROC_VARIABLE = "LLM_ENERGY_PROC"
-_TICK_S = 1 / os.sysconf("SC_CLK_TCK")
+TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,18 +66,19 @@ class Machine:
     def busy_s_by_cpu(self) -> dict[int, float]:
         """CPU time that was not idle since boot, by logical CPU."""
         busy: dict[int, float] = {}
-        for line in (_read(self.proc / "stat") or "").splitlines():
+        for line in (_read(f"{self.proc}/stat") or "").splitlines():
             match = re.match(r"cpu(\d+)\s+(.+)", line)
             if match:
                 # user nice system idle iowait irq softirq steal; guest time is inside user's.
                 ticks = [int(field) for field in match[2].split()[:8]]
-                busy[int(match[1])] = (sum(ticks) - sum(ticks[3:5])) * _TICK_S
+                busy[int(match[1])] = (sum(ticks) - sum(ticks[3:5])) * TICK_S
         return busy
 
 
-def _read(path: Path) -> str | None:
+def _read(path: Path | str) -> str | None:
     try:
-        return path.read_text(encoding="utf-8", errors="replace")
+        with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - read many times a second: Path costs more
+            return file.read().decode("utf-8", errors="replace")
     except OSError:
         return None
 
@@ -117,16 +118,17 @@ def descendants(proc: Path, pid: int) -> Iterator[int]:
 def _tree(proc: Path, pid: int) -> Iterator[int]:
     yield pid
     for task in _tasks(proc, pid):
-        children = _read(task / "children")
+        children = _read(f"{task}/children")
         if children is None:
             return
         for child in children.split():
             yield from _tree(proc, int(child))
 
 
-def _tasks(proc: Path, pid: int) -> list[Path]:
+def _tasks(proc: Path, pid: int) -> list[str]:
+    folder = f"{proc}/{pid}/task"
     try:
-        return list((proc / str(pid) / "task").iterdir())
+        return [f"{folder}/{task}" for task in os.listdir(folder)]  # noqa: PTH208 - as in _read
     except OSError:
         return []
 
@@ -136,12 +138,12 @@ def thread_times(proc: Path, pid: int) -> dict[int, ThreadTime]:
     times: dict[int, ThreadTime] = {}
     for process in descendants(proc, pid):
         for task in _tasks(proc, process):
-            text = _read(task / "stat")
+            text = _read(f"{task}/stat")
             if text:
                 # Fields 14, 15 and 39 of proc(5), counted from 1; ours begin with the third.
                 fields = _stat_fields(text)
-                times[int(task.name)] = ThreadTime(
-                    int(fields[36]), (int(fields[11]) + int(fields[12])) * _TICK_S
+                times[int(task.rpartition("/")[2])] = ThreadTime(
+                    int(fields[36]), (int(fields[11]) + int(fields[12])) * TICK_S
                 )
     return times
 
@@ -153,14 +155,14 @@ def tree_busy_s(proc: Path, pid: int) -> float | None:
     """
     total_s = 0.0
     for process in descendants(proc, pid):
-        text = _read(proc / str(process) / "stat")
+        text = _read(f"{proc}/{process}/stat")
         if not text:
             if process == pid:
                 return None
             continue
         user, system, waited_user, waited_system = (int(field) for field in _stat_fields(text)[11:15])
         if process == os.getpid():
-            total_s += time.process_time() + (waited_user + waited_system) * _TICK_S
+            total_s += time.process_time() + (waited_user + waited_system) * TICK_S
         else:
-            total_s += (user + system + waited_user + waited_system) * _TICK_S
+            total_s += (user + system + waited_user + waited_system) * TICK_S
     return total_s

@@ -65,7 +65,7 @@ class _Opener:
         gpus = [meter for meter in self.opened.values() if isinstance(meter, NvmlMeter)]
         return [
             *(GpuWatch(meter.boards, self._sampler, self._machine) for meter in gpus),
-            CpuWatch(self._machine, self._sampler.clock),
+            CpuWatch(self._machine, self._sampler),
         ]
 
     def not_in_use(self) -> list[MeterSource]:

@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _POLL_S = 0.002  # how finely a tick is looked for
-_WATCH_S = 0.1  # how often ticks are followed while no window has an open edge
+_WATCH_S = 0.25  # how often ticks are followed while no window has an open edge
 _LEARN_TICKS = 5
+_LEARN_S = 0.4
+_SURE_S = 1.0  # over so long the period is known better than from the first ticks
 _LONGEST_PERIOD_S = 1.0
 _SHORTEST_PERIOD_S = 0.008
 _LEAD_S = 0.004  # how long before a tick is due it is looked for
@@ -181,7 +183,7 @@ class TickTracker:
         self.period_s: float | None = None
         self.problem: str | None = None  # why the ticks cannot be followed
         self._read_j = read_j
-        self._ticks: deque[Tick] = deque(maxlen=16)
+        self._ticks: deque[Tick] = deque(maxlen=40)
         self._edges: list[Edge] = []
         self._seen: tuple[float, float] | None = None  # when, what
         self._began_s: float | None = None
@@ -294,7 +296,7 @@ class TickTracker:
             _SMOOTHING * min(1.0, (_POLL_S / tick.uncertainty_s) ** 2) if tick.uncertainty_s else _SMOOTHING
         )
         self._phase_s = expected_s + weight * (tick.time_s - expected_s)
-        if self._count > _LEARN_TICKS:
+        if self._count * self.period_s > _SURE_S:
             self.period_s = (tick.time_s - self._anchor.time_s) / self._count
         if self._count * self.period_s > _ANCHOR_S:
             self._anchor = None
@@ -302,7 +304,8 @@ class TickTracker:
     def _learn(self, now_s: float) -> None:
         """Take the period from the first ticks, if they come at even times."""
         assert self._began_s is not None
-        if len(self._ticks) <= _LEARN_TICKS:
+        span_s = self._ticks[-1].time_s - self._ticks[0].time_s if self._ticks else 0.0
+        if len(self._ticks) <= _LEARN_TICKS or span_s < _LEARN_S:
             if now_s - self._began_s > _LONGEST_PERIOD_S * (_LEARN_TICKS + 1):
                 self.problem = f"fewer than {_LEARN_TICKS} ticks in {now_s - self._began_s:.0f} s"
             return

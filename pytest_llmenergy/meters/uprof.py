@@ -22,10 +22,11 @@ from pytest_llmenergy.accounting import ATTRIBUTED
 from pytest_llmenergy.errors import MeterUnavailableError, Unavailable
 from pytest_llmenergy.meters.counters import measured, unavailable
 from pytest_llmenergy.meters.integrate import Bounded
+from pytest_llmenergy.meters.machine import TICK_S, tree_busy_s
 from pytest_llmenergy.meters.residency import ResidencySampler
 from pytest_llmenergy.meters.ticks import Edge, Tick, energy_between
 from pytest_llmenergy.meters.uprof_csv import Interval, Timechart
-from pytest_llmenergy.records import DomainEnergy, MeterSource, Provenance
+from pytest_llmenergy.records import MeterSource, Provenance
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -115,6 +116,7 @@ class UprofMeter:
         self._offset_s: float | None = None  # from the chart's local time to our clock
         self._read_so_far = 0
         self._first_record_s: float | None = None
+        self._proc = machine.proc
         self._residency = ResidencySampler(machine, _INTERVAL_S)
         scheduler.add(self._residency.sample)
 
@@ -134,6 +136,11 @@ class UprofMeter:
             },
         )
 
+    @property
+    def cpu_s(self) -> float:
+        """CPU time of the recorder, in ticks of 10 ms."""
+        return tree_busy_s(self._proc, self._recorder.process.pid) or 0.0
+
     def wait_for_rows(self) -> None:
         """Wait for the recording to begin.
 
@@ -146,11 +153,12 @@ class UprofMeter:
             self.read()
         if not self._recorder.is_running:
             raise _explained(self._recorder.said())
-        if not self._chart.has_header:
+        if not self._chart.rows:
+            what = "a header but no records" if self._chart.has_header else "no records"
             raise MeterUnavailableError(
                 NAME,
                 Unavailable.READ_FAILED,
-                f"{COMMAND} wrote no records in {_START_S:.0f} s.",
+                f"{COMMAND} wrote {what} in {_START_S:.0f} s.",
                 f"Try: {COMMAND} timechart --event power --interval 100 --duration 5",
             )
 
@@ -209,8 +217,28 @@ class UprofMeter:
         problem = self._problem(near, start_s, end_s)
         if problem is not None:
             return tuple(unavailable(domain, problem, NAME) for domain in self.source.domains)
+        cores = {
+            number: column for column, (kind, number) in enumerate(self._chart.domains) if kind == "core"
+        }
+        series = {
+            f"cpu:package-{number}": [
+                Interval(step.start_s, step.end_s, (step.power_w[column],), step.gap_s) for step in near
+            ]
+            for column, (kind, number) in enumerate(self._chart.domains)
+            if kind == "package"
+        }
+        records = [
+            record
+            for record in tuple(self._residency.records)
+            if record.end_s > near[0].start_s and record.start_s < near[-1].end_s
+        ]
+        if cores:
+            series[ATTRIBUTED] = attributed(near, records, cores)
+        energies = {domain: energy_of_intervals(steps, start_s, end_s) for domain, steps in series.items()}
+        share_j = share_doubt_j(near, records, cores)
         return tuple(
-            self._domain(domain, steps, start_s, end_s) for domain, steps in self._series(near).items()
+            measured(domain, found.energy_j, found.bound_j + (share_j if domain == ATTRIBUTED else 0.0), NAME)
+            for domain, found in energies.items()
         )
 
     def _intervals(self) -> list[Interval]:
@@ -235,31 +263,6 @@ class UprofMeter:
         if missing_s > _MOST_MISSING * (end_s - start_s):
             return f"{missing_s:.1f} s of the window's {end_s - start_s:.1f} s are missing in the record"
         return None
-
-    def _series(self, near: Sequence[Interval]) -> dict[str, list[Interval]]:
-        """Each domain's power over the intervals."""
-        series: dict[str, list[Interval]] = {}
-        cores: dict[int, int] = {}
-        for column, (kind, number) in enumerate(self._chart.domains):
-            if kind == "core":
-                cores[number] = column
-                continue
-            series[f"cpu:package-{number}"] = [
-                Interval(step.start_s, step.end_s, (step.power_w[column],), step.gap_s) for step in near
-            ]
-        records = [
-            record
-            for record in tuple(self._residency.records)
-            if record.end_s > near[0].start_s and record.start_s < near[-1].end_s
-        ]
-        if cores:
-            series[ATTRIBUTED] = attributed(near, records, cores)
-        return series
-
-    @staticmethod
-    def _domain(domain: str, steps: Sequence[Interval], start_s: float, end_s: float) -> DomainEnergy:
-        found = energy_of_intervals(steps, start_s, end_s)
-        return measured(domain, found.energy_j, found.bound_j, NAME)
 
     def close(self) -> None:
         """Stop the recorder and remove its files."""
@@ -289,6 +292,15 @@ def attributed(
             )
         found.append(Interval(step.start_s, step.end_s, (power_w,), step.gap_s))
     return found
+
+
+def share_doubt_j(
+    steps: Sequence[Interval], records: Sequence[Residency], column_of_core: dict[int, int]
+) -> float:
+    """What our shares may be off by: CPU time is counted in ticks, one at each end of a window and core."""
+    cores = {core for record in records for core in record.shares if core in column_of_core}
+    highest_w = (max(step.power_w[column_of_core[core]] for step in steps) for core in cores)
+    return 2 * TICK_S * sum(highest_w)
 
 
 def energy_of_intervals(steps: Sequence[Interval], start_s: float, end_s: float) -> Bounded:

@@ -7,6 +7,8 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any, Self
 
+from pytest_llmenergy.meters import OwnProcess
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from types import TracebackType
@@ -74,6 +76,7 @@ class Meters:
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._meters = tuple(meters)
+        self._own_processes = [meter for meter in self._meters if isinstance(meter, OwnProcess)]
         self._watches = tuple(watches)
         self._sampler = sampler
         self.trace = trace  # the power of every domain over time, where that was asked for
@@ -106,8 +109,9 @@ class Meters:
                 window.runtime_s = self.clock() - start_s
 
     def _cpu_s(self) -> tuple[float, float]:
-        """CPU time of this thread and of the meters' own."""
-        return time.thread_time(), 0.0 if self._sampler is None else self._sampler.cpu_s
+        """CPU time of this thread, and of the meters' own threads and processes."""
+        sampler_s = 0.0 if self._sampler is None else self._sampler.cpu_s
+        return time.thread_time(), sampler_s + sum(meter.cpu_s for meter in self._own_processes)
 
     def _end(
         self,

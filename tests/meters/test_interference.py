@@ -75,16 +75,19 @@ def test_load_from_outside_our_tree_is_flagged_from_half_a_cpu_on(
     assert bool(outside_load(load(0.0, 0.0, 0.0, after.cpus), after)) is is_flagged
 
 
-def test_the_words_tell_how_many_cpus(tmp_path: Path) -> None:
+def test_the_words_tell_how_many_cpus(tmp_path: Path, scheduler: ManualScheduler) -> None:
     """The machine's time is read from its own counters."""
     stat = tmp_path / "stat"
     stat.write_text("cpu  9 9 9\ncpu0 0 0 0 500 0 0 0 0 0 0\ncpu1 0 0 0 500 0 0 0 0 0 0\nintr 1\n")
     own = tmp_path / str(os.getpid())
     own.mkdir()
     (own / "stat").write_text(f"{os.getpid()} (a) b) S " + "0 " * 40)
-    now = iter((0.0, 10.0))
-    watch = CpuWatch(Machine(proc=tmp_path), lambda: next(now))
+    watch = CpuWatch(Machine(proc=tmp_path), scheduler)
+    scheduler.advance(0.2)
     mark = watch.begin()
-    stat.write_text("cpu0 900 0 100 500 77 0 0 0 0 0\ncpu1 0 0 500 500 0 0 0 0 0 0\n")
-    (found,) = watch.end(mark)
-    assert found == "cpu: 1.5 of 2 CPUs busy with other processes"
+    stat.write_text("cpu0 90 0 10 500 77 0 0 0 0 0\ncpu1 0 0 50 500 0 0 0 0 0 0\n")
+    scheduler.advance(0.9)
+    assert watch.end(mark) == ("cpu: 1.5 of 2 CPUs busy with other processes",)
+    mark = watch.begin()
+    scheduler.advance(3)
+    assert watch.end(mark) == ()

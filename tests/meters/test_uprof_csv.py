@@ -121,7 +121,10 @@ def test_time_goes_on_over_midnight_and_a_change_of_summer_time(
 
 
 def made_rows(source: random.Random, count: int) -> list[Row]:
-    return [Row(number, 40000 + 0.1 * number, (round(source.uniform(50, 300), 2),)) for number in range(1, count + 1)]
+    return [
+        Row(number, 40000 + 0.1 * number, (round(source.uniform(50, 300), 2),))
+        for number in range(1, count + 1)
+    ]
 
 
 def energy_j(rows: list[Row]) -> float:
