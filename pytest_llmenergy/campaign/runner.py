@@ -329,6 +329,8 @@ class Runner:
         return self._keep(Place(cell.model, cell.tokens_in, cell.tokens_out), record)
 
     def _keep(self, place: Place, record: CellRecord) -> CellRecord:
+        # Kept before it is noted: an interrupt in between loses neither.
+        self._cells[_key_of(record)] = record
         self._journal.append(CellDone(record=record))
         self._observer.ends(place, record)
         return record
