@@ -164,10 +164,12 @@ def main() -> None:
             f"({fitted:.0f} fits timed): {peer_s:.0f} s of CPU for {MODELS * SYSTEMS} groups"
         )
         counts = sorted(ours)
-        print(f"import and fit of {counts[-1]} trials: {peer_s / ours[counts[-1]]:.1f} x faster (CPU time)")
+        ours_s = ours[counts[-1]]
+        all_s = peer_s + left_out_s * MODELS * SYSTEMS
         print(
-            f"with a refit for each cell left out: {left_out_s * MODELS * SYSTEMS / ours[counts[-1]]:.0f} x more"
+            f"import and fit of {counts[-1]} trials, CPU time: {all_s / ours_s:.0f} x faster than the peer,"
         )
+        print(f"{peer_s / ours_s:.1f} x faster than the peer without left-out errors")
         growth = ours[counts[-1]] / ours[counts[-2]]
         print(f"twice the trials take {growth:.2f} x the time")
 

@@ -1,4 +1,4 @@
-"""Workloads of a million to a hundred million queries: seconds, memory, and the ratio to just reading the file.
+"""Workloads of a million to a hundred million queries: seconds, memory, ratio to just reading the file.
 
     python benchmarks/routing_scale.py [--queries 1e6,1e7,1e8] [--models 3,7,20] [--folder /tmp]
 
@@ -42,9 +42,8 @@ def write(path: Path, queries: int) -> None:
 def measure(path: Path, models: int) -> None:
     """Read, plan and write, in this process."""
     times = [time.perf_counter()]
-    pl.scan_parquet(path).select(pl.col("tokens_in").sum(), pl.col("tokens_out").sum()).collect(
-        engine="streaming"
-    )
+    sums = (pl.col("tokens_in").sum(), pl.col("tokens_out").sum())
+    pl.scan_parquet(path).select(sums).collect(engine="streaming")
     times.append(time.perf_counter())
     workload = read_workload(path)
     times.append(time.perf_counter())
@@ -67,6 +66,7 @@ def measure(path: Path, models: int) -> None:
 
 
 def main() -> None:
+    """Print a line a size and number of models."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--queries", default="1e6,1e7,1e8")
     parser.add_argument("--models", default="3,7,20")

@@ -1,4 +1,4 @@
-"""PuLP and CBC, as the paper used them, against the price solver: seconds, ratios and equal objectives in one run.
+"""PuLP and CBC, as the paper used them, against the price solver: seconds, ratios, equal objectives.
 
     python benchmarks/routing_solvers.py [--queries 500,5000,52002] [--binaries-up-to 52002]
 
@@ -9,20 +9,24 @@ from __future__ import annotations
 
 import argparse
 import time
+from typing import TYPE_CHECKING
 
 import numpy as np
 from routing_workload import alpaca_like, made_up
 
 from pytest_llmenergy.routing import pulp_solver
-from pytest_llmenergy.routing.frontier import plan_at, sweep
-from pytest_llmenergy.routing.problem import largest_remainder, make_problem
+from pytest_llmenergy.routing.frontier import Point, plan_at, sweep
+from pytest_llmenergy.routing.problem import Problem, largest_remainder, make_problem
 from pytest_llmenergy.routing.reference import reference_plan
 from pytest_llmenergy.routing.workload import workload_of
+
+if TYPE_CHECKING:
+    from pytest_llmenergy.routing.hosts import Host
 
 ZETA = 0.5
 
 
-def on_classes(problem, zeta):
+def on_classes(problem: Problem, zeta: float) -> tuple[float, float]:
     """PuLP and CBC on merged classes: whole numbers of queries instead of binaries."""
     pulp = pulp_solver.pulp()
     start_s = time.perf_counter()
@@ -40,10 +44,12 @@ def on_classes(problem, zeta):
     return pulp.value(program.objective), time.perf_counter() - start_s
 
 
-def ours(tokens_in, tokens_out, hosts, shares):
+def ours(
+    tokens: tuple[np.ndarray, np.ndarray], hosts: list[Host], shares: list[float]
+) -> tuple[Problem, Point, float]:
     """From the queries to a certified plan: merge, predict, price, settle, prove."""
     start_s = time.perf_counter()
-    workload = workload_of(tokens_in, tokens_out)
+    workload = workload_of(*tokens)
     counts = largest_remainder(shares, workload.queries)
     problem = make_problem(hosts, workload, (counts, counts))
     point = plan_at(problem, ZETA)
@@ -51,6 +57,7 @@ def ours(tokens_in, tokens_out, hosts, shares):
 
 
 def main() -> None:
+    """Print a line a size, then the sweep."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--queries", default="500,5000,52002")
     parser.add_argument("--binaries-up-to", type=int, default=52_002)
@@ -59,7 +66,7 @@ def main() -> None:
     print("queries  classes   ours s  CBC classes s    x  CBC binaries s        x  objectives differ by")
     for queries in map(int, given.queries.split(",")):
         tokens = alpaca_like(queries)
-        runs = [ours(*tokens, hosts, shares) for _ in range(7)]
+        runs = [ours(tokens, hosts, shares) for _ in range(7)]
         problem, point, _ = runs[0]
         ours_s = float(np.median([seconds for _, _, seconds in runs]))
         assert point.solution.gap == 0
@@ -75,7 +82,7 @@ def main() -> None:
             f"{merged_s / ours_s:4.0f}  {binaries}  {differ / abs(point.solution.objective):.1e} relative",
             flush=True,
         )
-    one_s = float(np.median([ours(*tokens, hosts, shares)[2] for _ in range(7)]))
+    one_s = float(np.median([ours(tokens, hosts, shares)[2] for _ in range(7)]))
     start_s = time.perf_counter()
     points = sweep(problem, np.linspace(0, 1, 101))
     sweep_s = time.perf_counter() - start_s

@@ -1,4 +1,4 @@
-"""What the routing benchmarks share: workloads shaped like Alpaca, and models from the paper's coefficients."""
+"""What the routing benchmarks share: workloads shaped like Alpaca, and the paper's coefficients."""
 
 from __future__ import annotations
 

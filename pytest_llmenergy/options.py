@@ -65,6 +65,12 @@ OPTIONS: Final = (
         "DEVICE",
     ),
     Option("llm_energy_offload", "let what no GPU has room for stay in the machine's memory"),
+    Option(
+        "llm_energy_tensor_parallel",
+        "share every matrix between so many GPUs, where transformers has a plan for the model (1)",
+        "N",
+    ),
+    Option("llm_energy_prompts", "your prompts, one a line, instead of random tokens; cut to length", "FILE"),
     Option("llm_energy_phases", "so many more trials a cell, split into prefill and decode (0)", "N"),
     Option("llm_energy_meters", "auto, or some of nvml,rapl,uprof,amd_energy,estimate; replay:FILE", "NAMES"),
     Option("llm_energy_require_measured", "refuse to run where energy would only be estimated"),
@@ -256,6 +262,10 @@ def read_settings(config: pytest.Config) -> Settings:
         dtype=reader.read("llm_energy_dtype", _dtype, "one of " + ", ".join(DTYPES)),
         device=reader.read("llm_energy_device", str, "a device"),
         offload=reader.switch("llm_energy_offload"),
+        prompts=reader.read("llm_energy_prompts", Path, "a file"),
+        tensor_parallel=reader.read(
+            "llm_energy_tensor_parallel", _count, "a whole number of at least 1", default.tensor_parallel
+        ),
         phases=reader.read("llm_energy_phases", _whole, "a whole number", default.phases),
         meters=reader.read("llm_energy_meters", _names, "a list of meters", default.meters),
         require_measured=reader.switch("llm_energy_require_measured"),

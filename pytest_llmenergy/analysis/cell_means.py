@@ -15,12 +15,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from pytest_llmenergy.analysis.observations import GROUP, METRICS, Observations
+from pytest_llmenergy.analysis.documents import GROUP
+from pytest_llmenergy.analysis.energy_model import METRICS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
+
+    from pytest_llmenergy.analysis.observations import Observations
 
 _LATTICE = 33  # points an axis on which a form with free signs is looked at
 _MEAN_OF_ABSOLUTE_NORMAL = math.sqrt(2 / math.pi)

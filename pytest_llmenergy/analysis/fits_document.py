@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     from pytest_llmenergy.analysis.across import Across
     from pytest_llmenergy.analysis.choose import Skipped
+    from pytest_llmenergy.analysis.documents import Document
     from pytest_llmenergy.analysis.fits import Fit
-    from pytest_llmenergy.analysis.observations import Document
 
 
 def write_fits(

@@ -136,7 +136,7 @@ class Form:
 
     name: str
     terms: tuple[str, ...]
-    relative: bool  # rows divided by y: the squared relative error is minimised, not the squared joules
+    relative: bool  # Huber's loss of relative errors is minimised, not squared joules
     nonnegative: bool  # no coefficient below 0, so no prediction below 0
     kv_cache: bool | None  # the generation mode it describes; None: any
 

@@ -6,48 +6,26 @@ Trials of one cell on one machine are one cell's, whichever documents they stand
 
 from __future__ import annotations
 
-import hashlib
-from array import array
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
-import msgspec
 import numpy as np
+import polars as pl
 
-from pytest_llmenergy import accounting
-from pytest_llmenergy.campaign import results, tidy
-from pytest_llmenergy.errors import DocumentError, RequestError, require
-from pytest_llmenergy.records import DomainEnergy, Environment, ModelRecord, Provenance
-
-require("polars", feature="analysing results", extra="analysis")
-
-import polars as pl  # noqa: E402 - this module is imported late, by who analyses results
+from pytest_llmenergy.analysis.documents import CELL, Document, from_results, from_tidy
+from pytest_llmenergy.analysis.energy_model import METRICS
+from pytest_llmenergy.errors import RequestError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
-
-ENERGIES = ("gpu_energy_j", "cpu_energy_j", "energy_j")
-METRICS = (*ENERGIES, "runtime_s")
-# What cells must share to be of one fit; tokens vary within it.
-GROUP = ("model", "system", "machine", "n_gpus", "batch_size", "kv_cache")
-_CELL = (*GROUP, "tokens_in", "tokens_out")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Document:
-    """A file that was read."""
-
-    path: str
-    sha256: str
-    fingerprint: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observations:
     """Cells and their counted trials."""
 
-    cells: pl.DataFrame  # one row a cell, the columns of _CELL and `documents` (indices); id = row
+    cells: pl.DataFrame  # one row a cell, the columns of CELL and `documents` (indices); id = row
     trials: pl.DataFrame  # `cell` (id), METRICS (null: unknown) and `gpu_estimated`, `cpu_estimated`
     documents: tuple[Document, ...]
     active_parameters: dict[str, int] = field(default_factory=dict)  # by model, where documents say so
@@ -115,7 +93,7 @@ def read(paths: Iterable[Path], *, pool: bool = False) -> Observations:
         RequestError: not one trial counts.
     """
     parts = [
-        _from_tidy(path, index) if path.suffix.lower() == ".csv" else _from_results(path, index)
+        from_tidy(path, index) if path.suffix.lower() == ".csv" else from_results(path, index)
         for index, path in enumerate(paths)
     ]
     _refuse_twice([part.document for part in parts])
@@ -135,11 +113,11 @@ def read(paths: Iterable[Path], *, pool: bool = False) -> Observations:
         names = " + ".join(cells["system"].unique(maintain_order=True).to_list())
         cells = cells.with_columns(pl.lit(names).alias("system"), pl.lit("pooled").alias("machine"))
     # The same cell of two documents becomes one.
-    cells = cells.with_columns(pl.struct(*_CELL).rank("dense").cast(pl.Int64).alias("same") - 1)
+    cells = cells.with_columns(pl.struct(*CELL).rank("dense").cast(pl.Int64).alias("same") - 1)
     trials = trials.with_columns(cells["same"].gather(trials["cell"]).alias("cell"))
     merged = (
         cells.group_by("same")
-        .agg(pl.col(*_CELL).first(), pl.col("document").unique().sort().alias("documents"))
+        .agg(pl.col(*CELL).first(), pl.col("document").unique().sort().alias("documents"))
         .sort("same")
         .drop("same")
     )
@@ -161,208 +139,3 @@ def _refuse_twice(documents: Sequence[Document]) -> None:
                 "twice. Give it once."
             )
         seen[document.sha256] = document.path
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Part:
-    cells: pl.DataFrame
-    trials: pl.DataFrame
-    document: Document
-    active_parameters: dict[str, int] = field(default_factory=dict)
-    parameters: dict[str, int] = field(default_factory=dict)
-
-
-def _from_tidy(path: Path, index: int) -> _Part:
-    """The same columns, without the detour through JSON."""
-    frame = tidy.read_tidy(path).with_columns(machine=pl.col("system"))
-    cells = frame.unique("cell", keep="first", maintain_order=True).select(_CELL)
-    total = pl.when(pl.col("n_gpus") == 0).then(0.0).otherwise(pl.col("gpu_energy_j"))
-    trials = frame.select(
-        "cell",
-        "gpu_energy_j",
-        "cpu_energy_j",
-        (total + pl.col("cpu_energy_j")).alias("energy_j"),
-        "runtime_s",
-        pl.lit(value=False).alias("gpu_estimated"),
-        pl.lit(value=False).alias("cpu_estimated"),
-    )
-    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-    return _Part(
-        cells=cells.with_columns(pl.lit(index, dtype=pl.Int32).alias("document")),
-        trials=trials,
-        document=Document(path=str(path), sha256=sha256, fingerprint=None),
-    )
-
-
-class _Domain(msgspec.Struct, frozen=True, gc=False):
-    """What a sum needs of a `records.DomainEnergy`."""
-
-    domain: str
-    provenance: Provenance
-    energy_j: float | None = None
-
-
-class _Trial(msgspec.Struct, frozen=True, gc=False):
-    """What a fit needs of a `records.Trial`."""
-
-    runtime_s: float
-    domains: tuple[_Domain, ...]
-    warmup: bool = False
-    excluded: str | None = None
-
-
-class _Cell(msgspec.Struct, frozen=True):
-    model: str
-    system: str
-    batch_size: int
-    tokens_in: int
-    tokens_out: int
-    trials: tuple[_Trial, ...]
-    n_gpus: int | None = None
-    kv_cache: bool | None = None
-    error: str | None = None
-
-
-class _Results(msgspec.Struct, frozen=True):
-    cells: tuple[msgspec.Raw, ...]  # decoded one at a time, so that a million trials never stand at once
-    environment: Environment = Environment()
-    models: tuple[ModelRecord, ...] = ()
-
-
-def _from_results(path: Path, index: int) -> _Part:
-    path, text = results.read_document(path)
-    document = results.decode(path, text, _Results)
-    fingerprint = document.environment.fingerprint
-    sums = _Sums()
-    settings: list[tuple[object, ...]] = []
-    counts: list[int] = []
-    decoder = msgspec.json.Decoder(_Cell)
-    for number, raw in enumerate(document.cells):
-        try:
-            cell = decoder.decode(raw)
-        except msgspec.ValidationError as error:
-            raise DocumentError(path, f"is not a results document: cell {number}: {error}.") from error
-        if cell.error is not None:
-            continue
-        counted = sums.add(cell.trials)
-        if counted:
-            machine = fingerprint or cell.system
-            setting = (cell.model, cell.system, machine, cell.n_gpus, cell.batch_size, cell.kv_cache)
-            settings.append((*setting, cell.tokens_in, cell.tokens_out, index))
-            counts.append(counted)
-    schema = {
-        "model": pl.String,
-        "system": pl.String,
-        "machine": pl.String,
-        "n_gpus": pl.Int64,
-        "batch_size": pl.Int64,
-        "kv_cache": pl.Boolean,
-        "tokens_in": pl.Int64,
-        "tokens_out": pl.Int64,
-        "document": pl.Int32,
-    }
-    cells = pl.DataFrame(settings, schema=schema, orient="row")
-    trials = sums.frame().with_columns(pl.Series("cell", np.repeat(np.arange(len(counts)), counts)))
-    _refuse_impossible(path, cells, trials)
-    return _Part(
-        cells=cells,
-        trials=trials.select("cell", *METRICS, "gpu_estimated", "cpu_estimated"),
-        document=Document(path=str(path), sha256=hashlib.sha256(text).hexdigest(), fingerprint=fingerprint),
-        active_parameters={m.model: m.active_parameters for m in document.models if m.active_parameters},
-        parameters={m.model: m.parameters for m in document.models if m.parameters},
-    )
-
-
-def _refuse_impossible(path: Path, cells: pl.DataFrame, trials: pl.DataFrame) -> None:
-    for name in METRICS:
-        least = pl.col(name) <= 0 if name == "runtime_s" else pl.col(name) < 0
-        bad = trials.filter(least)
-        if bad.height:
-            cell = cells.row(int(bad["cell"][0]), named=True)
-            raise DocumentError(
-                path,
-                "{model}, {tokens_in} tokens in, {tokens_out} out: ".format(**cell)
-                + f"a trial has {name} {bad[name][0]}, which no call can.",
-                "Mark such a trial as excluded, with the reason.",
-            )
-
-
-_Layout: TypeAlias = tuple[tuple[str, Provenance], ...]
-
-
-def _layout(trial: _Trial) -> _Layout:
-    return tuple([(domain.domain, domain.provenance) for domain in trial.domains])
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Plan:
-    """Which domains enter the sums of ENERGIES, and whether the GPU's and the CPU's hold an estimate."""
-
-    parts: tuple[tuple[int, ...], ...]
-    estimated: tuple[bool, ...]
-
-
-class _Sums:
-    """GPU, CPU and total energy of trials: which domains enter which sum is accounting's to say."""
-
-    def __init__(self) -> None:
-        self._columns = {name: array("d") for name in METRICS}
-        self._estimated = {"gpu_estimated": array("b"), "cpu_estimated": array("b")}
-        self._plans: dict[_Layout, _Plan] = {}
-
-    def add(self, trials: Iterable[_Trial]) -> int:
-        """Take a cell's counted trials in; how many."""
-        counted = [trial for trial in trials if not trial.warmup and trial.excluded is None]
-        if not counted:
-            return 0
-        layout = _layout(counted[0])
-        if {len(trial.domains) for trial in counted} == {len(layout)}:
-            domains = [domain for trial in counted for domain in trial.domains]
-            if [(domain.domain, domain.provenance) for domain in domains] == list(layout) * len(counted):
-                self._add_alike(layout, counted, [domain.energy_j for domain in domains])
-                return len(counted)
-        for trial in counted:
-            self._add_alike(_layout(trial), [trial], [domain.energy_j for domain in trial.domains])
-        return len(counted)
-
-    def _add_alike(self, layout: _Layout, trials: list[_Trial], energies_j: list[float | None]) -> None:
-        """Trials with the same domains of the same provenance; energies trial after trial."""
-        plan = self._plans.get(layout) or self._plan(layout)
-        known = [np.nan if x is None else x for x in energies_j]
-        for name, parts in zip(ENERGIES, plan.parts, strict=True):
-            columns = [known[i :: len(layout)] for i in parts]
-            if len(columns) > 1:
-                columns = [[sum(x) for x in zip(*columns, strict=True)]]
-            self._columns[name].extend(columns[0] if columns else [np.nan] * len(trials))
-        self._columns["runtime_s"].extend([trial.runtime_s for trial in trials])
-        for name, is_estimated in zip(self._estimated, plan.estimated, strict=True):
-            self._estimated[name].extend([is_estimated] * len(trials))
-
-    def _plan(self, layout: _Layout) -> _Plan:
-        domains = tuple(
-            DomainEnergy(domain=domain, provenance=provenance, energy_j=0.0) for domain, provenance in layout
-        )
-
-        def indices(chosen: Iterable[DomainEnergy]) -> tuple[int, ...]:
-            wanted = {id(part) for part in chosen}
-            return tuple(i for i, part in enumerate(domains) if id(part) in wanted)
-
-        gpu, cpu = accounting.gpu_domains(domains), accounting.cpu_domains(domains)
-        self._plans[layout] = plan = _Plan(
-            parts=(indices(gpu), indices(cpu), indices((*gpu, *cpu))),
-            estimated=tuple(any(p.provenance is Provenance.ESTIMATED for p in part) for part in (gpu, cpu)),
-        )
-        return plan
-
-    def frame(self) -> pl.DataFrame:
-        """The trials; NaN, which no JSON holds, stood for unknown."""
-        return pl.DataFrame(
-            {name: np.frombuffer(values) if values else [] for name, values in self._columns.items()},
-            schema=dict.fromkeys(METRICS, pl.Float64),
-        ).with_columns(
-            *(pl.col(name).fill_nan(None) for name in METRICS),
-            *(
-                pl.Series(name, np.frombuffer(values, dtype=np.int8).astype(bool), dtype=pl.Boolean)
-                for name, values in self._estimated.items()
-            ),
-        )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pytest_llmenergy.analysis import forms
+from pytest_llmenergy.units import format_percent
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     Floats = NDArray[np.floating]
 
 _ROUNDING = 1e-9
+_WHOLE = 100  # percent, from which a digit after the point says nothing
 _CARRIES = 1.0  # Cook's distance from which one cell moves a fit by its own standard error (Cook 1977)
 
 
@@ -62,14 +64,13 @@ def judge(cells: CellMeans, form: Form, solution: Solution, limits: Limits) -> V
     if not is_monotone:
         reasons.append(f"predicts less {cost} for more tokens within its range")
     missed = _mape(solution.left_out, cells.mean)
-    if missed > limits.loo_mape:
+    if not missed <= limits.loo_mape:  # so, since an error that is NaN is no small one
         reasons.append(
-            f"misses a cell it has not seen by {missed:.3g} % on average, above {limits.loo_mape:g} %"
+            f"misses a cell it has not seen by {_percent(missed)} on average, above {limits.loo_mape:g} %"
         )
-    if missed > limits.share_of_constant * cells.error_of_constant:
-        reasons.append(
-            f"is hardly better than a constant, which misses unseen cells by {cells.error_of_constant:.3g} %"
-        )
+    if not missed <= limits.share_of_constant * cells.error_of_constant:
+        constant = _percent(cells.error_of_constant)
+        reasons.append(f"is hardly better than a constant, which misses them by {constant}")
     if solution.df_resid < limits.df_resid:
         reasons.append(f"has {len(cells.mean)} cells for {len(form.terms)} coefficients")
     return Verdict(
@@ -105,6 +106,10 @@ def _shape(cells: CellMeans, form: Form, coefficients: Floats) -> tuple[bool, bo
     slack = _ROUNDING * np.abs(predicted).max()
     falls = any((np.diff(predicted, axis=axis) < -slack).any() for axis in (0, 1))
     return bool((predicted < -slack).any()), not falls
+
+
+def _percent(error: float) -> str:
+    return format_percent(error / 100, 1 if error < _WHOLE else 0)
 
 
 def _mape(predicted: Floats, truth: Floats) -> float:

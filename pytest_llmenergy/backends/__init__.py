@@ -128,6 +128,8 @@ def open_backend(
     seed: int = 0,
     trust_remote_code: bool = False,
     offload: bool = False,
+    n_ranks: int = 1,
+    prompts: tuple[str, ...] = (),
     base_url: str | None = None,
     world: World | None = None,
 ) -> Backend:
@@ -143,6 +145,8 @@ def open_backend(
         seed: of random weights.
         trust_remote_code: run code that a model directory brings.
         offload: let what no GPU has room for stay in the machine's memory.
+        n_ranks: share every matrix between so many processes, one a GPU (tensor parallelism).
+        prompts: in place of random tokens, each cut to a cell's length; the model needs a tokenizer.
         base_url: of the server, for "openai"; the other arguments are then the server's own business.
         world: the simulated machine, for "replay".
 
@@ -161,12 +165,16 @@ def open_backend(
                 seed=seed,
                 trust_remote_code=trust_remote_code,
                 offload=offload,
+                n_ranks=n_ranks,
+                prompts=prompts,
             )
         case "openai":
             from pytest_llmenergy.backends.openai_http import OpenAIBackend
 
             if base_url is None:
                 raise RequestError("the openai backend needs a server. Give its address, as base_url.")
+            if prompts:
+                raise RequestError("a server is sent prompts of its own length: leave your prompts out.")
             return OpenAIBackend(base_url)
         case "replay":
             from pytest_llmenergy.backends.replay import ReplayBackend

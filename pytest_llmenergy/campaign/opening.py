@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_llmenergy.backends import open_backend, sources
-from pytest_llmenergy.campaign.runner import Observer, Runner
+from pytest_llmenergy.backends.prompts import read_prompts
+from pytest_llmenergy.campaign.runner import Runner
 from pytest_llmenergy.environment import read_environment
 from pytest_llmenergy.errors import RequestError, require
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pytest_llmenergy.backends import Backend
+    from pytest_llmenergy.campaign.observer import Observer
     from pytest_llmenergy.campaign.settings import Settings
     from pytest_llmenergy.meters.window import Meters
     from pytest_llmenergy.simulation import World
@@ -56,8 +58,9 @@ def _opener(settings: Settings, world: World | None) -> Callable[[], Backend]:
     """How to open the engine, once it is known that it has the models."""
     if world is not None:
         return lambda: open_backend("replay", world=world)
+    prompts = () if settings.prompts is None else read_prompts(settings.prompts)
     if settings.base_url is not None:
-        server = open_backend("openai", base_url=settings.base_url)
+        server = open_backend("openai", base_url=settings.base_url, prompts=prompts)
         for model in settings.models:
             server.find(model)
         return lambda: server
@@ -69,6 +72,8 @@ def _opener(settings: Settings, world: World | None) -> Callable[[], Backend]:
         dtype=settings.dtype,
         device=settings.device,
         offload=settings.offload,
+        n_ranks=settings.tensor_parallel,
+        prompts=prompts,
     )
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import time
-from typing import TYPE_CHECKING, Any, Protocol
-
-import msgspec
+from typing import TYPE_CHECKING, Any
 
 from pytest_llmenergy.backends import Work
+from pytest_llmenergy.campaign.cell import Asked, broken_off, measure_cell, without_room
 from pytest_llmenergy.campaign.grid import Place
 from pytest_llmenergy.campaign.journal import (
     JOURNAL_NAME,
@@ -22,6 +21,8 @@ from pytest_llmenergy.campaign.journal import (
     TrialDone,
     WindowDone,
 )
+from pytest_llmenergy.campaign.models import Models
+from pytest_llmenergy.campaign.observer import Observer, Silent
 from pytest_llmenergy.campaign.results import (
     RESULTS_NAME,
     summarise,
@@ -29,75 +30,21 @@ from pytest_llmenergy.campaign.results import (
     write_atomically,
     write_results,
 )
-from pytest_llmenergy.campaign.trials import Split, Trials, Warmup, run_trials
-from pytest_llmenergy.environment import differences, system_name
+from pytest_llmenergy.campaign.trials import Trials, Warmup, run_trials
+from pytest_llmenergy.environment import differences
 from pytest_llmenergy.errors import DoesNotFitError, RequestError
-from pytest_llmenergy.meters.idle import Idle, drift, measure_idle
-from pytest_llmenergy.meters.machine import adopt
-from pytest_llmenergy.records import (
-    DOES_NOT_FIT,
-    Campaign,
-    Cell,
-    CellRecord,
-    ModelRecord,
-    Provenance,
-    Trial,
-    WindowRecord,
-)
+from pytest_llmenergy.records import Campaign, Cell, CellRecord, Trial, WindowRecord
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from pytest_llmenergy.backends import Backend, LoadedModel
+    from pytest_llmenergy.backends import Backend
     from pytest_llmenergy.campaign.settings import Settings
     from pytest_llmenergy.meters.window import Meters, Window
     from pytest_llmenergy.records import Environment
 
 TRACE_NAME = "trace.parquet"
-
-
-class Observer(Protocol):
-    """Whoever wants to show progress."""
-
-    def loading(self, model: str) -> None:
-        """A model is being loaded."""
-        ...
-
-    def begins(self, place: Place) -> None:
-        """A cell is about to be measured."""
-        ...
-
-    def trial(self, trials: Trials, trial: Trial) -> None:
-        """A trial is done."""
-        ...
-
-    def ends(self, place: Place, record: CellRecord) -> None:
-        """A cell has been measured."""
-        ...
-
-    def notice(self, text: str) -> None:
-        """Something a person should know, which stops nothing."""
-        ...
-
-
-class Silent:
-    """Shows nothing."""
-
-    def loading(self, model: str) -> None:
-        """Say nothing."""
-
-    def begins(self, place: Place) -> None:
-        """Say nothing."""
-
-    def trial(self, trials: Trials, trial: Trial) -> None:
-        """Say nothing."""
-
-    def ends(self, place: Place, record: CellRecord) -> None:
-        """Say nothing."""
-
-    def notice(self, text: str) -> None:
-        """Say nothing."""
 
 
 class Runner:
@@ -129,15 +76,15 @@ class Runner:
         self.settings = settings
         self.environment = environment
         self._meters = meters
-        self._open_backend = open_backend
-        self._sleep = sleep
-        self._idle: dict[str, Idle] = {}  # the baseline before, by model
         self._observer: Observer = observer or Silent()
-        self._backend: Backend | None = None
-        self._loaded: tuple[str, LoadedModel] | None = None
-        self._unfit: dict[str, DoesNotFitError] = {}
-        self._fresh = False  # a model was loaded and has not been called yet
-        self._models: dict[str, ModelRecord] = {}
+        self._models = Models(
+            open_backend,
+            meters=meters,
+            idle_s=settings.idle_s,
+            sleep=sleep,
+            note=self._note,
+            observer=self._observer,
+        )
         self._cells: dict[tuple[Any, ...], CellRecord] = {}
         self._windows: list[WindowRecord] = []
         self._interrupted: CellRecord | None = None
@@ -147,6 +94,9 @@ class Runner:
         self._journal = self._open_journal()
 
     # The journal
+
+    def _note(self, event: Event) -> None:
+        self._journal.append(event)
 
     @property
     def results_path(self) -> Path:
@@ -178,9 +128,9 @@ class Runner:
                     _refuse_other_campaign(path, event, identity, self.environment)
                     self._created = event.created
                 case ModelLoaded(record=model):
-                    self._models[model.model] = model
+                    self._models.records[model.model] = model
                 case IdleDone(model=name, idle=idle):
-                    self._add_idle(name, idle)
+                    self._models.add_idle(name, idle)
                 case CellDone(record=cell):
                     if cell.error is None:  # a cell that failed is tried again
                         self._cells[_key_of(cell)] = cell
@@ -231,7 +181,7 @@ class Runner:
         )
         key = (model, tokens_in, tokens_out, batch_size, kv_cache)
         if key not in self._cells:
-            self._cells[key] = self._measure_cell(model, work, test, details or {})
+            return self._measure_cell(model, work, test, details or {})
         return self._cells[key]
 
     def has_cell(self, model: str, tokens_in: int, tokens_out: int) -> bool:
@@ -245,168 +195,49 @@ class Runner:
         ) in self._cells
 
     def _measure_cell(self, model: str, work: Work, test: str | None, details: dict[str, Any]) -> CellRecord:
-        place = Place(model, work.tokens_in, work.tokens_out)
+        asked = Asked(model=model, work=work, test=test, details=details, settings=self.settings)
         try:
-            loaded = self._load(model)
+            loaded = self._models.load(model)
         except DoesNotFitError as error:
-            return self._without_room(self._cell(model, work, None), error, test, details)
+            return self._keep(without_room(asked, asked.cell(None, self.environment), error))
+        cell = asked.cell(loaded, self.environment)
         warning = loaded.check(work)
         if warning:
             self._observer.notice(warning)
-        cell = self._cell(model, work, loaded)
-        self._observer.begins(place)
-        try:
-            request = loaded.prepare(work)
-        except DoesNotFitError as error:
-            return self._without_room(cell, error, test, details)
-        warmups = (*((Warmup(first_after_load=True),) if self._fresh else ()), Warmup())
-        self._fresh = False
-        seen: list[Trials] = []
+        self._observer.begins(asked.place)
+        seen = Trials(self.settings.rule)
 
         def note(trials: Trials, trial: Trial) -> None:
-            seen[:] = [trials]
+            nonlocal seen
+            seen = trials
             self._journal.append(TrialDone(cell=cell.label, trial=trial))
             self._observer.trial(trials, trial)
 
         try:
-            trials = run_trials(
-                lambda: loaded.generate(request),
+            record = measure_cell(
+                asked,
+                cell,
+                loaded,
                 meters=self._meters,
-                rule=self.settings.rule,
-                verify=lambda output: loaded.verify(request, output),
-                warmups=warmups,
-                window_error=self.settings.window_error,
+                is_fresh=self._models.take_fresh(),
                 on_trial=note,
-                account=lambda output, runtime_s: {
-                    **loaded.timings(output),
-                    **_of_trial(loaded.account(work, runtime_s)),
-                },
-                split=Split(
-                    trials=self.settings.phases if work.tokens_out > 1 else 0,
-                    call=lambda mark: loaded.generate(request, on_first_token=mark),
-                    decode_steps=work.tokens_out - 1,
-                ),
             )
         except DoesNotFitError as error:
-            return self._without_room(cell, error, test, details, seen[0] if seen else None)
-        except BaseException as error:
-            if seen:
-                reason = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-                seen[0].error = f"{type(error).__name__}: {error}"
-                self._interrupted = self._record(cell, seen[0], seen[0].stopped(reason), test, details)
+            return self._keep(without_room(asked, cell, error, seen))
+        except KeyboardInterrupt as error:
+            self._interrupted = broken_off(asked, cell, "interrupted", error, seen)
             raise
-        record = self._record(cell, trials, trials.stop, test, details)
-        if record.summary is not None and record.summary.runtime_s and trials.error is None:
-            physics = loaded.account(work, record.summary.runtime_s)
-            record = msgspec.structs.replace(record, details={**record.details, **physics})
-        return self._keep(place, record)
+        except Exception as error:
+            self._keep(broken_off(asked, cell, "failed", error, seen))
+            raise
+        return self._keep(record)
 
-    def _cell(self, model: str, work: Work, loaded: LoadedModel | None) -> Cell:
-        system = None if loaded is None else loaded.system
-        return Cell(
-            model=model,
-            system=self.settings.system or system or system_name(self.environment),
-            n_gpus=None if loaded is None else loaded.n_gpus,
-            batch_size=work.batch_size,
-            kv_cache=work.kv_cache,
-            tokens_in=work.tokens_in,
-            tokens_out=work.tokens_out,
-        )
-
-    def _without_room(
-        self,
-        cell: Cell,
-        error: DoesNotFitError,
-        test: str | None,
-        details: dict[str, Any],
-        trials: Trials | None = None,
-    ) -> CellRecord:
-        """Keep a cell that does not fit with its sizes; the campaign goes on."""
-        trials = trials or Trials(self.settings.rule)
-        trials.error = str(error)
-        sizes = {"needed_b": error.needed_b, "available_b": error.available_b}
-        record = self._record(cell, trials, trials.stopped(DOES_NOT_FIT), test, {**details, **sizes})
-        return self._keep(Place(cell.model, cell.tokens_in, cell.tokens_out), record)
-
-    def _keep(self, place: Place, record: CellRecord) -> CellRecord:
-        # Kept before it is noted: an interrupt in between loses neither.
-        self._cells[_key_of(record)] = record
+    def _keep(self, record: CellRecord) -> CellRecord:
+        record = with_net(record, self._models.records.get(record.model))
+        self._cells[_key_of(record)] = record  # first of all: an interrupt may come at any line
         self._journal.append(CellDone(record=record))
-        self._observer.ends(place, record)
+        self._observer.ends(Place(record.model, record.tokens_in, record.tokens_out), record)
         return record
-
-    def _record(
-        self, cell: Cell, trials: Trials, stop: Any, test: str | None, details: dict[str, Any]
-    ) -> CellRecord:
-        record = CellRecord(
-            **msgspec.structs.asdict(cell),
-            trials=tuple(trials.trials),
-            stop=stop,
-            summary=summarise(
-                trials.trials,
-                tokens_generated=cell.tokens_generated,
-                confidence=self.settings.rule.confidence,
-            ),
-            error=trials.error,
-            test=test,
-            details=details,
-        )
-        return with_net(record, self._models.get(cell.model))
-
-    # Models
-
-    def _load(self, model: str) -> LoadedModel:
-        if self._loaded is not None and self._loaded[0] == model:
-            return self._loaded[1]
-        self._unload()
-        if model in self._unfit:
-            raise self._unfit[model]
-        self._observer.loading(model)
-        if self._backend is None:
-            self._backend = self._open_backend()
-        started_s = time.perf_counter()
-        try:
-            loaded = self._backend.load(model)
-        except DoesNotFitError as error:
-            self._unfit[model] = error  # nor will it for the next cell
-            raise
-        adopt(loaded.pids)
-        record = msgspec.structs.replace(loaded.record, load_s=time.perf_counter() - started_s)
-        self._loaded = (model, loaded)
-        self._fresh = True
-        self._models[model] = record
-        self._journal.append(ModelLoaded(record=record))
-        self._measure_idle(model, "before")
-        return loaded
-
-    def _unload(self, *, at_rest: bool = True) -> None:
-        if self._loaded is not None:
-            model, loaded = self._loaded
-            self._loaded = None
-            try:
-                if at_rest and not self._fresh:
-                    self._measure_idle(model, "after")
-            finally:
-                adopt(())
-                loaded.close()
-
-    def _measure_idle(self, model: str, when: str) -> None:
-        """Meter the loaded model at rest; only what is measured has an idle power worth the name."""
-        is_measured = any(source.provenance is Provenance.MEASURED for source in self._meters.sources)
-        if self.settings.idle_s <= 0 or not is_measured:
-            return
-        idle = measure_idle(self._meters, self.settings.idle_s, sleep=self._sleep)
-        drifted = () if when == "before" or model not in self._idle else drift(self._idle[model], idle)
-        for text in drifted:
-            self._observer.notice(f"{model}: {text}")
-        self._idle[model] = idle
-        found = idle.record(when) | {"drift": list(drifted)}
-        self._journal.append(IdleDone(model=model, idle=found))
-        self._add_idle(model, found)
-
-    def _add_idle(self, model: str, idle: dict[str, Any]) -> None:
-        record = self._models[model]
-        self._models[model] = msgspec.structs.replace(record, idle=(*record.idle, idle))
 
     # Windows outside cells
 
@@ -479,7 +310,7 @@ class Runner:
 
     def campaign(self, *, complete: bool) -> Campaign:
         """Everything so far as one document."""
-        cells = [with_net(cell, self._models.get(cell.model)) for cell in self._cells.values()]
+        cells = [with_net(cell, self._models.records.get(cell.model)) for cell in self._cells.values()]
         if self._interrupted is not None and _key_of(self._interrupted) not in self._cells:
             cells.append(self._interrupted)
         return Campaign(
@@ -488,7 +319,7 @@ class Runner:
             complete=complete,
             environment=self.environment,
             settings=self.settings.as_document(),
-            models=tuple(self._models.values()),
+            models=tuple(self._models.records.values()),
             cells=tuple(cells),
             windows=tuple(self._windows),
         )
@@ -502,7 +333,7 @@ class Runner:
         with contextlib.ExitStack() as stack:
             stack.callback(self._journal.close)
             stack.callback(self._meters.close)
-            stack.callback(self._unload, at_rest=complete)
+            stack.callback(self._models.unload, at_rest=complete)
         campaign = self.campaign(complete=complete)
         if campaign.cells or campaign.windows:
             write_results(self.results_path, campaign)
@@ -512,12 +343,7 @@ class Runner:
         return campaign
 
 
-def _of_trial(physics: dict[str, Any]) -> dict[str, Any]:
-    """What of a call's physics differs from trial to trial; the rest stands in the cell once."""
-    return {name: physics[name] for name in ("flops_per_s", "mfu") if physics.get("mfu") is not None}
-
-
-def _key_of(cell: CellRecord) -> tuple[Any, ...]:
+def _key_of(cell: Cell) -> tuple[Any, ...]:
     return (cell.model, cell.tokens_in, cell.tokens_out, cell.batch_size, cell.kv_cache)
 
 

@@ -32,6 +32,8 @@ class Settings:
     dtype: str | None = None
     device: str | None = None
     offload: bool = False
+    tensor_parallel: int = 1
+    prompts: Path | None = None  # one a line, in place of random tokens
     phases: int = 0  # trials a cell that are split into prefill and decode, beside those that count
     system: str | None = None
     results: Path | None = None
@@ -72,6 +74,8 @@ class Settings:
             "dtype": self.dtype,
             "device": self.device,
             "offload": self.offload,
+            "tensor_parallel": self.tensor_parallel,
+            "prompts": None if self.prompts is None else str(self.prompts),
             "phases": self.phases,
             "system": self.system,
         }

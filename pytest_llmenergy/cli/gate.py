@@ -157,10 +157,10 @@ def command(  # noqa: PLR0917 - click passes them by name
 
     judged = [read_session(read_results(path), path, metric) for path in heads]
     paths = find_baselines(base, judged[0].campaign.environment, store)
-    mine = {path.resolve() for path in heads}
-    if len(paths) > 1:  # a head that was stored already is no evidence about itself
-        paths = [path for path in paths if path.resolve() not in mine]
     bases = [read_session(read_results(path), path, metric) for path in paths]
+    if len(bases) > 1:  # a head that was stored already is no evidence about itself
+        mine = [session.campaign for session in judged]
+        bases = [session for session in bases if session.campaign not in mine]
     rules = make_rules(
         fail_above=fail_above,
         tolerances=tolerances,

@@ -270,22 +270,58 @@ def _by_shares(hosts: tuple[Host, ...], given: dict[str, Any]) -> tuple[Problem,
     from pytest_llmenergy.routing.workload import read_workload
 
     more: dict[str, Any] = {}
+    known = None
     if given["lengths_from"] is not None:
         workload = read_workload(given["workload"], lengths_known=False)
         lengths = learn_lengths(read_workload(given["lengths_from"]))
         problem = blind_problem(hosts, workload, _bounds(hosts, workload.queries, given), lengths)
         more["lengths_from"] = str(given["lengths_from"])
+        known = _known_lengths(hosts, given)
     else:
         problem = _problem(hosts, read_workload(given["workload"]), given)
     try:
         points = _points(problem, given)
     except InfeasibleError as error:
         raise InfeasibleError(explain_infeasible(problem)) from error
+    if known is not None:
+        more["hindsight"] = _hindsight(problem, known, points)
     if len(points) > 1 and given["solver"] == "prices":
         more["between_points"] = between(problem, points)
     if not given["no_baselines"] and problem.allowed is None:
         more["baselines"] = baselines(problem, seed=given["seed"], known=points)
     return problem, points, more
+
+
+def _known_lengths(hosts: tuple[Host, ...], given: dict[str, Any]) -> Problem | None:
+    """The problem with its true lengths, where the workload has them after all; None where it has not."""
+    from pytest_llmenergy.routing.workload import has_lengths, read_workload
+
+    return (
+        _problem(hosts, read_workload(given["workload"]), given) if has_lengths(given["workload"]) else None
+    )
+
+
+def _hindsight(blind: Problem, known: Problem, points: list[Point]) -> list[dict[str, Any]]:
+    """What the blind plans came to with the true lengths, beside the plans that know them."""
+    from pytest_llmenergy.routing.frontier import plan_at
+    from pytest_llmenergy.routing.lengths import in_hindsight
+
+    found = []
+    for point in points:
+        came_to = known.totals(in_hindsight(blind, point.solution.flow, known))
+        best = plan_at(known, point.zeta)
+        found.append(
+            {
+                "zeta": float(point.zeta),
+                "energy_j": came_to.energy_j,
+                "accuracy": came_to.accuracy,
+                "objective": known.objective(came_to, point.zeta),
+                "knowing_energy_j": best.totals.energy_j,
+                "knowing_accuracy": best.totals.accuracy,
+                "knowing_objective": best.solution.objective,
+            }
+        )
+    return found
 
 
 def _points(problem: Problem, given: dict[str, Any]) -> list[Point]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pytest_llmenergy.analysis.fits import CONFIDENCE
 from pytest_llmenergy.report.tables import plain_table
-from pytest_llmenergy.units import UNKNOWN, format_quantity
+from pytest_llmenergy.units import UNKNOWN, format_percent, format_quantity
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -24,6 +24,7 @@ METRIC_NAMES = {
     "energy_j": "GPU and CPU energy",
     "runtime_s": "runtime",
 }
+_CONFIDENCE = format_percent(CONFIDENCE, 0)
 _IN_FULL = 12  # fits shown with their forms and coefficients
 _IN_LINES = 40  # fits shown a line each
 
@@ -66,18 +67,19 @@ def _in_full(forms: list[Fit], *, name_machine: bool) -> Iterator[Table | str]:
     kind = " (estimated)" if cells.estimated else ""
     machine = f", machine {group.machine}" if name_machine and group.machine != group.system else ""
     title = f"{METRIC_NAMES[cells.metric]}{kind} of {group.label}{machine}: {chosen.n} cells"
+    yield title  # not the table's own, which would be wrapped to its width
     if len(forms) > 1:
-        yield _forms_table(title, forms)
-        yield "error: of cells left out; <0: cells predicted below zero; R² c.: centred; *: chosen"
+        yield _forms_table(forms)
+        yield "error: of cells left out; <0: cells below zero; R² c.: centred; *: chosen"
         yield _coefficients_table(f"chosen: {chosen.form.label}", chosen)
     else:
-        yield _coefficients_table(f"{title}\nform {chosen.form.label}, by {chosen.engine}", chosen)
+        yield _coefficients_table(f"form {chosen.form.label}, by {chosen.engine}", chosen)
     yield from _statements(chosen)
     yield ""
 
 
-def _forms_table(title: str, forms: list[Fit]) -> Table:
-    table = plain_table(title, "form", "k", "error %", "median", "worst", "<0", "R² c.", "usable", left=1)
+def _forms_table(forms: list[Fit]) -> Table:
+    table = plain_table("", "form", "k", "error %", "median", "worst", "<0", "R² c.", "usable", left=1)
     for fit in sorted(forms, key=lambda fit: fit.loo_mape):
         table.add_row(
             fit.form.label,
@@ -94,13 +96,13 @@ def _forms_table(title: str, forms: list[Fit]) -> Table:
 
 def _coefficients_table(title: str, fit: Fit) -> Table:
     model = fit.energy_model()
-    table = plain_table(title, "coefficient", "value", "se", f"{CONFIDENCE:.0%} interval", "unit", left=1)
+    table = plain_table(title, "coefficient", "value", "se", f"{_CONFIDENCE} interval", "unit", left=1)
     for i, name in enumerate(fit.form.terms):
         table.add_row(
             name,
             f"{fit.solution.coefficients[i]:.6g}",
             f"{fit.solution.standard_errors[i]:.2g}",
-            f"{fit.intervals[i, 0]:.4g} to {fit.intervals[i, 1]:.4g}",
+            f"{fit.intervals[i, 0]:.3g} to {fit.intervals[i, 1]:.3g}",
             model.unit_of_coefficient(name),
         )
     return table
@@ -108,6 +110,8 @@ def _coefficients_table(title: str, fit: Fit) -> Table:
 
 def _statements(fit: Fit) -> Iterator[str]:
     cells, solution = fit.cells, fit.solution
+    if cells.group.batch_size > 1:
+        yield f"of one call: all {cells.group.batch_size} sequences of the batch together"
     r2 = f"R² {fit.r2:.3f}"
     r2 += " (centred)" if fit.form.intercept else f" (uncentred; centred {fit.r2_centred:.3f})"
     if fit.f is not None and fit.p is not None:
@@ -127,7 +131,8 @@ def _statements(fit: Fit) -> Iterator[str]:
     if floor is not None:
         yield f"noise floor: {error(floor)} %, what the cells' own trials scatter; no form can do better"
     if fit.loo_coverage is not None:
-        yield f"{fit.loo_coverage:.1%} of left-out cells lie in their {CONFIDENCE:.0%} prediction interval"
+        inside = format_percent(fit.loo_coverage)
+        yield f"{inside} of left-out cells lie in their {_CONFIDENCE} prediction interval"
     t, n = cells.tokens_in, cells.tokens_out
     yield f"range: {t.min()} to {t.max()} tokens in, {n.min()} to {n.max()} out; beyond is extrapolation"
     yield "usable: yes" if fit.verdict.is_usable else "usable: NO"
@@ -188,14 +193,14 @@ def across_tables(lines: Sequence[Across]) -> Iterator[Table | str]:
                 _count(point.size.active),
                 _count(point.size.total),
                 f"{point.per_token:.4g}",
-                f"{point.off_active:+.1%}",
-                UNKNOWN if point.size.is_dense else f"{point.off_total:+.1%}",
+                f"{100 * point.off_active:+.1f} %",
+                UNKNOWN if point.size.is_dense else f"{100 * point.off_total:+.1f} %",
             )
         yield table
         spread = (
             "no interval: the line goes through two models"
             if line.interval is None
-            else f"{CONFIDENCE:.0%} interval {line.interval[0]:.2f} to {line.interval[1]:.2f}"
+            else f"{_CONFIDENCE} interval {line.interval[0]:.2f} to {line.interval[1]:.2f}"
         )
         yield f"it grows as active parameters to the power {line.exponent:.2f} ({spread})"
         yield "off: above the dense models' line at the active, or at all parameters"

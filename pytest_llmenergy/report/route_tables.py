@@ -135,6 +135,8 @@ def _more(document: Mapping[str, Any]) -> Iterator[Table | str]:
             "Between the points, the plan of the nearer one is at most "
             f"{document['between_points']:.2e} above the optimum."
         )
+    if document.get("hindsight"):
+        yield _hindsight(document)
     for point, hosting in zip(document["points"], document.get("hosting", ()), strict=False):
         table = plain_table(
             f"Instances to host at zeta {point['zeta']:.6g}", "model", "instances", "GPUs", left=1
@@ -161,6 +163,20 @@ def _baselines(document: Mapping[str, Any]) -> Table:
             _per_query(document, baseline["runtime_s"]),
             f"{baseline['accuracy']:.4f}",
             _saved(baseline["saving_at_equal_accuracy"]),
+        )
+    return table
+
+
+def _hindsight(document: Mapping[str, Any]) -> Table:
+    title = "With the true lengths: the plan that expected, and one that knows"
+    table = plain_table(title, "zeta", "energy", "accuracy", "knowing: energy", "accuracy")
+    for entry in document["hindsight"]:
+        table.add_row(
+            f"{entry['zeta']:.6g}",
+            format_wh(entry["energy_j"]),
+            f"{entry['accuracy']:.4f}",
+            format_wh(entry["knowing_energy_j"]),
+            f"{entry['knowing_accuracy']:.4f}",
         )
     return table
 

@@ -81,7 +81,7 @@ def _expected_prices(points: Sequence[Point], zeta: float) -> NDArray[np.float64
 def between(problem: Problem, points: Sequence[Point]) -> float | None:
     """By how much, relative, the better of two neighbouring plans can miss the optimum between them."""
     worst = None
-    for left, right in itertools.pairwise(points):
+    for left, right in itertools.pairwise(sorted(points, key=lambda point: point.zeta)):
         zeta = _crossing(problem, left, right)
         if zeta is None or not left.zeta < zeta < right.zeta:
             continue

@@ -74,15 +74,17 @@ def blind_problem(
     energy_j, runtime_s = np.zeros(shape), np.zeros(shape)
     tokens_out, outside = np.zeros(shape[1]), 0.0
     known = all(host.runtime is not None for host in hosts)
-    negative = 0.0
+    negative = largest_j = largest_tokens = 0.0
     for c, prompt in enumerate(workload.tokens_in):
         outs, chances = lengths.given(int(prompt))
         pairs = np.full(len(outs), prompt), outs
         tokens_out[c] = outs @ chances
+        largest_tokens = max(largest_tokens, float(prompt + outs.max()))
         beyond = np.zeros(len(outs), bool)
         for k, host in enumerate(hosts):
             predicted = host.energy_of(*pairs)
             negative += float((predicted < 0) @ chances) * int(workload.counts[c])
+            largest_j = max(largest_j, float(predicted.max()))
             energy_j[k, c] = np.maximum(predicted, 0) @ chances
             beyond |= host.extrapolates(*pairs)
             if known:
@@ -98,6 +100,8 @@ def blind_problem(
         negative_pairs=round(negative),
         outside=round(outside),
         expected_tokens=workload.tokens_in + tokens_out,
+        # The largest query that may come, so that zeta means what it means where lengths are known.
+        largest=(largest_j, largest_tokens),
     )
 
 

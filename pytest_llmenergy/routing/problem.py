@@ -51,6 +51,9 @@ class Problem:
     outside: int = 0  # queries beyond the token counts some model was fitted on
     allowed: NDArray[np.bool_] | None = None  # pairs that may be; None: all
     expected_tokens: Floats | None = None  # (C,), where tokens_out is not known
+    largest: tuple[float, float] | None = (
+        None  # energy in J and tokens of a query, where not known from pairs
+    )
 
     @property
     def tokens(self) -> Floats:
@@ -70,12 +73,13 @@ class Problem:
     @property
     def energy_scale_j(self) -> float:
         """The largest energy of any (query, model) pair."""
-        return float(self.energy_j.max()) or 1.0
+        return (float(self.energy_j.max()) if self.largest is None else self.largest[0]) or 1.0
 
     @property
     def accuracy_scale(self) -> float:
         """The largest a_K of any pair (equation 1)."""
-        return float(self.accuracies.max() * self.tokens.max()) or 1.0
+        tokens = self.tokens.max() if self.largest is None else self.largest[1]
+        return float(self.accuracies.max() * tokens) or 1.0
 
     def accuracy_values(self) -> Floats:
         """a_K (equation 1) of every pair, normalised."""
@@ -86,7 +90,7 @@ class Problem:
         costs = zeta / self.energy_scale_j * self.energy_j - (1 - zeta) * self.accuracy_values()
         return costs if self.allowed is None else np.where(self.allowed, costs, np.inf)
 
-    def totals(self, flow: Ints) -> Totals:
+    def totals(self, flow: Ints | Floats) -> Totals:
         """Energy, runtime and accuracy of an assignment (K, C)."""
         weight = flow @ self.tokens
         tokens = weight.sum()

@@ -115,28 +115,40 @@ def scan(path: Path, *, lengths_known: bool = True) -> pl.LazyFrame:
 
 def _scan(path: Path, dtype: Any, *, lengths_known: bool) -> pl.LazyFrame:
     polars = _polars()
-    if not path.is_file():
-        raise DocumentError(path, "there is no such file.", _EXAMPLE)
-    try:
-        if path.suffix.lower() == ".parquet":
-            frame = polars.scan_parquet(path)
-            names = frame.collect_schema().names()
-        else:
-            names = polars.scan_csv(path).collect_schema().names()
-            frame = polars.scan_csv(
-                path, schema_overrides={name: dtype for name in (*COLUMNS, COUNT) if name in names}
-            )
-    except polars.exceptions.NoDataError as error:
-        raise DocumentError(path, "is empty.", _EXAMPLE) from error
-    except (polars.exceptions.PolarsError, OSError) as error:
-        raise DocumentError(path, f"cannot be read: {_first_line(error)}.", _EXAMPLE) from error
+    names = _names(path)
     for name in COLUMNS:
         if name not in names and (lengths_known or name != "tokens_out"):
             raise DocumentError(path, f"has no column {name!r}.", _EXAMPLE)
+    if path.suffix.lower() == ".parquet":
+        frame = polars.scan_parquet(path)
+    else:
+        typed = {name: dtype for name in (*COLUMNS, COUNT) if name in names}
+        frame = polars.scan_csv(path, schema_overrides=typed)
     if not lengths_known:
         frame = frame.with_columns(tokens_out=polars.lit(0, dtype))
     selected: pl.LazyFrame = frame.select(*COLUMNS, *([COUNT] if COUNT in names else []))
     return selected
+
+
+def _names(path: Path) -> list[str]:
+    polars = _polars()
+    if not path.is_file():
+        raise DocumentError(path, "there is no such file.", _EXAMPLE)
+    try:
+        parquet = path.suffix.lower() == ".parquet"
+        names: list[str] = (
+            (polars.scan_parquet(path) if parquet else polars.scan_csv(path)).collect_schema().names()
+        )
+    except polars.exceptions.NoDataError as error:
+        raise DocumentError(path, "is empty.", _EXAMPLE) from error
+    except (polars.exceptions.PolarsError, OSError) as error:
+        raise DocumentError(path, f"cannot be read: {_first_line(error)}.", _EXAMPLE) from error
+    return names
+
+
+def has_lengths(path: Path) -> bool:
+    """Whether a workload says how long the answers are."""
+    return "tokens_out" in _names(path)
 
 
 def _first_line(error: Exception) -> str:

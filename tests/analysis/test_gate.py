@@ -401,3 +401,22 @@ def test_cells_that_only_differ_in_a_setting_are_aligned():
     assert across == {"batch_size": (32, 8), "kv_cache": (False, True)}
     assert head.readings.keys() == base.readings.keys()
     assert align(base, base)[1] == {}
+
+
+def test_a_cell_must_exceed_what_stored_sessions_show():
+    """An increase that some cell once had with nothing changed fails no cell; without that it does."""
+    stored = history(10, members=SMALL)
+    head = one_session(members=SMALL, seed=2, changes={SMALL[0]: 0.05})
+    assert verdict_of(compare_sessions(stored, [head], Rules()), SMALL[0]).verdict is Verdict.FAIL
+    once = stored[3].readings[SMALL[8]]
+    stored[3] = with_reading(stored[3], SMALL[8], logs=tuple(log + 0.08 for log in once.logs))
+    assert verdict_of(compare_sessions(stored, [head], Rules()), SMALL[0]).verdict is not Verdict.FAIL
+
+
+def test_trials_widen_the_bounds_of_a_grid():
+    """With sessions said to be alike, what is left is the trials' noise: 2 % over 5 trials, 9 cells, twice."""
+    noisy = NoisyMachine(trial=0.02)
+    base, head = ([one_session(noisy, SMALL, seed=k)] for k in (1, 2))
+    grid = compare_sessions(base, head, Rules(session_spread=0.0)).grids[0].outcome
+    expected = 2.33 * 0.02 * (2 / 5 / 9) ** 0.5
+    assert grid.ci_high - grid.change == pytest.approx(expected, rel=0.25)

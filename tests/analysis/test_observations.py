@@ -10,6 +10,7 @@ import pytest
 
 from pytest_llmenergy.analysis import observations
 from pytest_llmenergy.analysis.cell_means import cell_means
+from pytest_llmenergy.analysis.documents import ENERGIES
 from pytest_llmenergy.campaign.results import energy_of, read_results
 from pytest_llmenergy.errors import DocumentError, RequestError
 from pytest_llmenergy.simulation import Coefficients
@@ -52,7 +53,7 @@ def test_sums_are_those_of_the_accounting(tmp_path: Path) -> None:
         )
         read = observations.read([path])
         trials = [trial for cell in read_results(path).cells for trial in cell.trials]
-        for metric in observations.ENERGIES:
+        for metric in ENERGIES:
             assert read.trials[metric].to_list() == [energy_of(trial, metric) for trial in trials]
         assert read.trials["gpu_estimated"].all() is ("gpu:1" in estimated)
 
@@ -66,6 +67,18 @@ def test_an_unknown_part_makes_the_sum_unknown(tmp_path: Path) -> None:
     read = observations.read([_edited(tmp_path / "results.json", domains=domains)])
     assert read.trials["energy_j"].to_list() == [None, 102.0]
     assert [cells.metric for cells in cell_means(read)] == ["gpu_energy_j", "runtime_s"]
+
+
+def test_trials_of_one_cell_may_have_other_domains(tmp_path: Path) -> None:
+    """A meter that came late: each trial is summed by its own domains."""
+    domains = [
+        {"domain": "cpu:package-0", "energy_j": 7.0, "provenance": "estimated"},
+        {"domain": "gpu:0", "energy_j": 5.0, "provenance": "measured"},
+    ]
+    read = observations.read([_edited(tmp_path / "results.json", domains=domains)])
+    assert read.trials["energy_j"].to_list() == [12.0, 102.0]
+    assert read.trials["cpu_energy_j"].to_list() == [7.0, None]
+    assert read.trials["cpu_estimated"].to_list() == [True, False]
 
 
 def test_a_table_and_its_document_are_the_same_observations(tmp_path: Path) -> None:

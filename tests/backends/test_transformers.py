@@ -281,6 +281,34 @@ def test_a_preset_without_its_package_says_what_to_run(backend, monkeypatch):
         backend.load("smollm2-135m")
 
 
+def test_the_users_prompts_are_cut_to_length(tmp_path):
+    """Each sequence starts one of the prompts that are long enough; all are used before one is again."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = {f"w{number}": number for number in range(64)}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="w0"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(tmp_path)
+    written = open_backend(device="cpu", threads=1).load("tiny-llama")
+    written._network.save_pretrained(tmp_path)
+    prompts = ("w1 w2 w3 w4 w5", "w6 w7 w8", "w9")
+    model = open_backend(device="cpu", threads=1, prompts=prompts).load(str(tmp_path))
+    request = model.prepare(work(3, 2, 4))
+    rows = sorted(map(tuple, request.input_ids.tolist()))
+    assert rows == [(1, 2, 3), (1, 2, 3), (6, 7, 8), (6, 7, 8)]
+    assert model.verify(request, model.generate(request)) == 8
+    assert model.record.details["prompts"] == "the user's 3"
+    with pytest.raises(RequestError, match="no prompt has 6 tokens; the longest has 5"):
+        model.prepare(work(6, 2))
+
+
+def test_prompts_without_a_tokenizer_are_refused():
+    model = open_backend(device="cpu", threads=1, prompts=("a prompt",)).load("tiny-llama")
+    with pytest.raises(RequestError, match="no tokenizer"):
+        model.prepare(work())
+
+
 def test_random_weights_have_no_answers(load):
     with pytest.raises(RequestError, match="no tokenizer"):
         load("tiny-llama").answer("Hello?", tokens_out=4)
@@ -318,5 +346,5 @@ def test_a_wrong_setting_is_refused_before_anything_is_loaded(arguments, message
 
 
 def test_an_unknown_backend_names_those_there_are():
-    with pytest.raises(RequestError, match="transformers, replay"):
+    with pytest.raises(RequestError, match="transformers, openai, replay"):
         open_backend("tensorflow")

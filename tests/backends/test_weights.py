@@ -114,16 +114,17 @@ def _peak_rss_b():
     not os.access("/proc/self/clear_refs", os.W_OK), reason="needs Linux's peak memory counter"
 )
 def test_the_peak_memory_is_the_weights(backend):
-    """A model of 300 MB in bf16 is materialised within 1.1 times its weights."""
+    """A model of 500 MB in bf16 is materialised within 1.1 times its weights."""
     from accelerate import init_empty_weights
     from transformers import AutoModelForCausalLM, LlamaConfig
 
+    # Matrices above 32 MiB: malloc maps each of them anew, and reuses nothing that earlier tests freed.
     config = LlamaConfig(
-        vocab_size=32000,
-        hidden_size=1024,
-        intermediate_size=2816,
-        num_hidden_layers=8,
-        num_attention_heads=16,
+        vocab_size=16384,
+        hidden_size=4096,
+        intermediate_size=4608,
+        num_hidden_layers=1,
+        num_attention_heads=32,
     )
     with init_empty_weights(include_buffers=False):
         network = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
@@ -131,5 +132,5 @@ def test_the_peak_memory_is_the_weights(backend):
     before_b = _peak_rss_b()
     weights.materialise(network, seed=0, device_of=lambda _: torch.device("cpu"))
     weights_b = sum(parameter.nbytes for parameter in network.parameters())
-    assert weights_b > 300e6
+    assert weights_b > 500e6
     assert 0.9 * weights_b < _peak_rss_b() - before_b < 1.1 * weights_b

@@ -7,7 +7,9 @@ from dataclasses import replace
 import pytest
 
 from pytest_llmenergy.campaign.interleave import Arm, Interleaving, Plan
+from pytest_llmenergy.campaign.results import write_results
 from pytest_llmenergy.errors import RequestError
+from pytest_llmenergy.records import Campaign
 
 PLAN = Plan(
     base=Arm(commit="a" * 40), head=Arm(commit="b" * 40), arguments=("bench",), folder=".", trials=3, seed=0
@@ -47,3 +49,14 @@ def test_a_folder_of_another_comparison_is_refused(tmp_path):
     Interleaving(replace(PLAN), tmp_path, {})
     with pytest.raises(RequestError, match="another comparison"):
         Interleaving(replace(PLAN, seed=9), tmp_path, {})
+
+
+def test_an_arm_that_was_interrupted_is_not_done(tmp_path):
+    """A document that says it is incomplete is measured again; a complete one is not."""
+    comparison = Interleaving(PLAN, tmp_path, {})
+    assert comparison.done(0, "base") is None
+    write_results(comparison.path(0, "base"), Campaign(cells=(), complete=False))
+    assert comparison.done(0, "base") is None
+    write_results(comparison.path(0, "base"), Campaign(cells=()))
+    assert comparison.done(0, "base") == Campaign(cells=())
+    assert comparison.measured(2) == 1

@@ -56,6 +56,14 @@ def test_an_empty_energy_is_unknown_and_not_zero(tmp_path: Path) -> None:
     assert frame["n_gpus"].to_list() == [None, None, None]
 
 
+def test_rows_of_a_cell_need_not_stand_together(tmp_path: Path) -> None:
+    """Cells are numbered by their settings, in the order of their first rows; unknown is a setting."""
+    rows = [
+        f"m,node,{gpus},32,8,{n},{trial},0.5,9,\n" for trial in (1, 2) for gpus in ("", "1") for n in (16, 8)
+    ]
+    assert read_tidy(_write(tmp_path, HEADER + "".join(rows)))["cell"].to_list() == [0, 1, 2, 3] * 2
+
+
 def test_files_of_every_platform_read_alike(tmp_path: Path) -> None:
     """A byte order mark, carriage returns, blank lines, quoted names and decimals in counts."""
     text = "\ufeff" + HEADER + '\n"m, large",node,1,32,8.0,16,1,5e-1,100.5,3\n\n'

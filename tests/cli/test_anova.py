@@ -60,7 +60,7 @@ def test_it_reads_at_80_columns(tmp_path: Path, capsys: pytest.CaptureFixture[st
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--metric", "cpu"], "cpu is not known of these results; known are gpu_energy_j, energy_j, runtime_s"),
+        (["--metric", "cpu"], "cpu is not known of these results; known are gpu_energy_j, energy_j,"),
         (["--model", "c"], "no cell is of model 'c'; there is a"),
         (["--batch-size", "7"], "no cell is left"),
     ],

@@ -81,9 +81,7 @@ def gate(*arguments):
 def test_no_change_passes_with_its_rates(write, tmp_path):
     """Two hand-written sessions pass, and the report says what that is worth."""
     saved_at = tmp_path / "g.json"
-    result = gate(
-        write("a.json", document(1)), write("b.json", document(2)), "--json", str(saved_at)
-    )
+    result = gate(write("a.json", document(1)), write("b.json", document(2)), "--json", str(saved_at))
     assert result.exit_code == 0, result.output
     assert result.output.rstrip().splitlines()[-1] == "PASS: 81 pass"
     assert "at most 1.25 % of runs" in result.output
@@ -252,3 +250,27 @@ def test_a_missing_base_says_what_would_help(write, capsys):
         main(["gate", "main", write("b.json", document(2)), "--store", "nowhere"])
     assert ended.value.code == 2
     assert "--llm-energy-save main" in capsys.readouterr().err
+
+
+def test_warm_up_and_excluded_trials_do_not_count(write):
+    """Ten times the energy in a trial that is marked changes no verdict; unmarked it does."""
+    base = write("a.json", document(1))
+    head = document(2)
+    trials = head["cells"][5]["trials"]
+    dear = json.loads(json.dumps(trials[0]))
+    dear["domains"][0]["energy_j"] *= 10
+    trials += [{**dear, "index": 5, "warmup": True}, {**dear, "index": 6, "excluded": "throttled"}]
+    assert gate(base, write("b.json", head)).exit_code == 0
+    trials.append({**dear, "index": 7})
+    assert "inconclusive" in gate(base, write("c.json", head)).output
+
+
+def test_a_head_that_was_stored_already_is_no_evidence_about_itself(write, tmp_path):
+    """Its copy among the stored sessions is left out."""
+    store = tmp_path / "store"
+    store.mkdir()
+    for k in range(1, 11):
+        (store / f"{k:04d}_main.json").write_text(json.dumps(document(100 + k)))
+    (store / "0011_main.json").write_text(json.dumps(document(2)))
+    result = gate(str(store), write("b.json", document(2)))
+    assert "against a history of 10 sessions" in result.output

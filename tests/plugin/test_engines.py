@@ -100,6 +100,7 @@ def test_a_server_that_makes_other_tokens_fails_its_cell(project: Any) -> None:
             ["--llm-energy-dtype=int3"],
             "*--llm-energy-dtype: 'int3' is not one of bfloat16, float16, float32*",
         ),
+        (["--llm-energy-prompts=nothing.txt"], "*nothing.txt: cannot be read*"),
         (["--llm-energy-phases=-1"], "*--llm-energy-phases: '-1' is not a whole number*"),
     ],
 )

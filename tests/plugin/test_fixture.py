@@ -174,3 +174,34 @@ def test_junit_carries_the_figures(project: Any) -> None:
     junit = (project.pytester.path / "junit.xml").read_text()
     assert 'name="llmenergy.energy_j_per_token"' in junit
     assert 'name="llmenergy.provenance" value="measured"' in junit
+
+
+def test_a_cell_whose_call_raises_keeps_what_was_measured_and_the_others_run(project: Any) -> None:
+    """The error and the trials before it are in the results; asking again does not measure again."""
+    project.pytester.makepyfile(
+        """
+        import pytest
+        from pytest_llmenergy.backends.replay import ReplayLoadedModel
+        original = ReplayLoadedModel.generate
+        calls = []
+        def breaking(self, request, **kwargs):
+            calls.append(request)
+            if len(calls) == 5:
+                raise RuntimeError("the engine died")
+            return original(self, request, **kwargs)
+        @pytest.fixture(autouse=True)
+        def engine(monkeypatch):
+            monkeypatch.setattr(ReplayLoadedModel, "generate", breaking)
+        def test_first(energy):
+            energy.cell(model="m-one", tokens_in=8, tokens_out=8)
+        def test_again(energy):
+            energy.cell(model="m-one", tokens_in=8, tokens_out=8)
+        def test_other(energy):
+            energy.cell(model="m-one", tokens_in=8, tokens_out=4)
+        """
+    )
+    project.run("--models", "m-one").assert_outcomes(failed=2, passed=1)
+    broken, whole = project.results()["cells"]
+    assert (broken["error"], broken["stop"]["reason"]) == ("RuntimeError: the engine died", "failed")
+    assert len(broken["trials"]) == 4
+    assert whole["error"] is None

@@ -55,6 +55,14 @@ def test_costs_are_expectations(history, coming, hosts):
     assert blind.tokens.tolist() == [5 + 15, 50 + 200]
 
 
+def test_zeta_means_what_it_means_where_lengths_are_known(history, coming, hosts):
+    """Normalised by the largest query that may come, not by the largest expectation."""
+    blind = blind_problem(hosts, coming, share_bounds(NAMES, 30), learn_lengths(history, least_queries=50))
+    known = make_problem(hosts, history, share_bounds(NAMES, 200))
+    assert blind.energy_scale_j == pytest.approx(known.energy_scale_j)
+    assert blind.accuracy_scale == pytest.approx(known.accuracy_scale)
+
+
 def test_a_blind_plan_is_exact_and_no_better_than_a_knowing_one(history, hosts):
     """On the very queries lengths were learnt from: the expectation holds, knowledge can only help."""
     lengths = learn_lengths(history, least_queries=50)

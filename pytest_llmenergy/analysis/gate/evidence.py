@@ -21,8 +21,9 @@ K = TypeVar("K")
 
 # Student's t for more degrees of freedom is taken at this many: wider by under 2 %, and quick.
 MAX_DF = 200
-# One in ten may be missed; half of that, since the error that sets the critical value is itself an estimate.
-_MISSED = 0.05
+# One in ten may be missed; less than half of that is left to the estimate, for the error that sets the
+# critical value is itself estimated.
+_MISSED = 0.04
 _ANYTHING = 20.0  # a bound beyond e^20 bounds nothing
 SHRINK_MIN_CELLS = 3  # fewer say nothing of how noise varies over cells
 

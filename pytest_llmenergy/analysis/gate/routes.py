@@ -72,7 +72,10 @@ class CellEvidence:
         found = [
             route.shared.p
             for route, by_itself in ways
-            if route.estimate >= least and self.absolute.estimate >= by_itself and route.lower(alpha) > 0
+            if route.estimate >= least
+            and route.estimate > route.floor
+            and self.absolute.estimate >= by_itself
+            and route.lower(alpha) > 0
         ]
         return min(1.0, len(ways) * min(found)) if found else 1.0
 

@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING
 
 from pytest_llmenergy.analysis.gate.blocks import Found, by_model
 from pytest_llmenergy.analysis.gate.evidence import MAX_DF, Evidence, Prior, prior, variance, welch
-from pytest_llmenergy.analysis.gate.routes import CellEvidence, Route, beside_the_rest, spreads, with_floors
+from pytest_llmenergy.analysis.gate.routes import (
+    UNKNOWN,
+    CellEvidence,
+    Part,
+    Route,
+    beside_the_rest,
+    spreads,
+    with_floors,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,6 +33,7 @@ DEFAULT_SESSION_SPREAD = 0.01
 # A spread by the median absolute deviation: its scale and efficiency for normal values.
 _MAD_SCALE = 1.4826
 _MAD_EFFICIENCY = 0.37
+_NO_PRIOR = Prior(variance=0.0, df=0)
 
 
 def _measured_in(cell: Cell, sessions: Sequence[Session]) -> list[Reading]:
@@ -52,7 +61,7 @@ def assumed_spread_evidence(bases: Sequence[Session], heads: Sequence[Session], 
     for model, members in by_model(_common(bases, heads)).items():
         priors = [_trial_prior(session, members) for session in (*bases, *heads)]
         changes: dict[Cell, float] = {}
-        trial: dict[Cell, tuple[float, int]] = {}
+        trial: dict[Cell, Part] = {}
         session_variance: dict[Cell, float] = {}
         for cell in members:
             before, after = _measured_in(cell, bases), _measured_in(cell, heads)
@@ -63,18 +72,18 @@ def assumed_spread_evidence(bases: Sequence[Session], heads: Sequence[Session], 
             trial[cell] = _trial_variance(cell, bases, heads, priors)
         blind += sum(df == 0 for _, df in trial.values())
         rest = beside_the_rest(changes)
-        stray: tuple[float, int] = (0.0, 0)
+        stray = UNKNOWN
         if rest:
             deviation = _MAD_SCALE * statistics.median(abs(d) for d in rest.values())
             stray = (deviation**2, max(1, int(_MAD_EFFICIENCY * (len(rest) - 1))))
+        alone = [_NO_PRIOR] * len(priors)
         for cell in members:
-            within = max(trial[cell], stray)
-            absolute = welch(changes[cell], [within] if within[1] else [], session_variance[cell])
-            relative = None
-            if cell in rest:
-                beside = Evidence(estimate=rest[cell], se=math.sqrt(within[0]), df=max(1, within[1]))
-                relative = Route(own=beside, shared=beside)
-            cells[cell] = CellEvidence(absolute=Route(own=absolute, shared=absolute), relative=relative)
+            own = max(_trial_variance(cell, bases, heads, alone), stray)
+            shared = max(trial[cell], stray)
+            cells[cell] = CellEvidence(
+                absolute=_route(changes[cell], own, shared, session_variance[cell]),
+                relative=_route(rest[cell], own, shared, 0.0) if cell in rest else None,
+            )
         if len(members) > 1:
             n = len(members)
             parts = [(own / n**2, df) for own, df in trial.values() if df]
@@ -88,6 +97,11 @@ def assumed_spread_evidence(bases: Sequence[Session], heads: Sequence[Session], 
     return Found(cells=cells, grids=grids, grid_sizes=sizes, notes=tuple(notes))
 
 
+def _route(estimate: float, own: Part, shared: Part, assumed: float) -> Route:
+    alone, helped = (welch(estimate, [part] if part[1] else [], assumed) for part in (own, shared))
+    return Route(own=alone, shared=helped)
+
+
 def _trial_prior(session: Session, members: Sequence[Cell]) -> Prior:
     readings = [reading for cell in members if (reading := session.readings.get(cell)) is not None]
     return prior([(variance(r.logs), len(r.logs) - 1) for r in readings if len(r.logs) > 1])
@@ -95,10 +109,10 @@ def _trial_prior(session: Session, members: Sequence[Cell]) -> Prior:
 
 def _trial_variance(
     cell: Cell, bases: Sequence[Session], heads: Sequence[Session], priors: Sequence[Prior]
-) -> tuple[float, int]:
+) -> Part:
     """The variance of a cell's change that its trials bring, with its degrees of freedom (0: unknown)."""
     groups = ((bases, priors[: len(bases)]), (heads, priors[len(bases) :]))
-    parts: list[tuple[float, int]] = []
+    parts: list[Part] = []
     for sessions, theirs in groups:
         count = len(_measured_in(cell, sessions))
         for session, spread in zip(sessions, theirs, strict=True):
@@ -108,7 +122,7 @@ def _trial_variance(
             n = len(reading.logs)
             own, df = spread.shrink(variance(reading.logs), n - 1)
             if df == 0:
-                return 0.0, 0
+                return UNKNOWN
             parts.append((own / n / count**2, df))
     total = welch(0.0, parts, 0.0)
     return total.se**2, MAX_DF if total.df is None else total.df
@@ -175,7 +189,7 @@ def _history_cells(
             if (reading := base.readings.get(cell)) is not None and reading.logs
         }
     priors = [_trial_prior(session, members) for session in heads]
-    alone = [Prior(variance=0.0, df=0)] * len(heads)
+    alone = [_NO_PRIOR] * len(heads)
     found = {
         cell: spread.evidence(
             heads=len(_measured_in(cell, heads)),

@@ -1,0 +1,54 @@
+"""A model whose matrices are shared between processes does the same work as one that is whole."""
+
+import os
+
+import pytest
+
+from pytest_llmenergy.backends import Work, open_backend
+from pytest_llmenergy.errors import EngineError, RequestError
+
+torch = pytest.importorskip("torch")
+
+
+def work(tokens_in=6, tokens_out=5, batch_size=3, *, kv_cache=True):
+    return Work(tokens_in=tokens_in, tokens_out=tokens_out, batch_size=batch_size, kv_cache=kv_cache, seed=0)
+
+
+def shared(n_ranks):
+    return open_backend(device="cpu", threads=1, n_ranks=n_ranks)
+
+
+@pytest.mark.slow
+def test_two_processes_do_what_one_does(load):
+    """The same tokens, cache on and off; the record says how it is shared; a lost process is an error."""
+    model = shared(2).load("tiny-llama")
+    whole = load("tiny-llama")
+    try:
+        for kv_cache in (True, False):
+            request = model.prepare(work(kv_cache=kv_cache))
+            output = model.generate(request)
+            assert model.verify(request, output) == 15
+            assert torch.equal(output, whole.generate(whole.prepare(work(kv_cache=kv_cache))))
+        assert model.record.parameters == whole.record.parameters
+        assert model.record.details["placement"] == "tensor parallel"
+        assert model.record.details["tensor_parallel"] == 2
+        assert model.account(work(), 1.0) == whole.account(work(), 1.0)
+        (process,) = model._ranks._processes
+        process.kill()
+        process.wait()
+        with pytest.raises(EngineError, match="rank 1 of the tensor-parallel model has ended"):
+            model.generate(model.prepare(work()))
+    finally:
+        model.close()
+    assert process.poll() is not None
+    assert "WORLD_SIZE" not in os.environ
+
+
+def test_an_architecture_without_a_plan_is_refused():
+    with pytest.raises(RequestError, match="no tensor-parallel plan for 'falcon'"):
+        shared(2).load("tiny-falcon")
+
+
+def test_heads_that_do_not_divide_are_refused():
+    with pytest.raises(RequestError, match="num_attention_heads is 4, which 3 processes"):
+        shared(3).load("tiny-llama")
