@@ -107,6 +107,12 @@ def integrate_power(
     return Bounded(energy_j, bound_j + 2 * (update_period_s + averaging_s) * (max(powers) - min(powers)))
 
 
+def longest_gap_s(samples: Sequence[PowerSample], start_s: float, end_s: float) -> float:
+    """The longest time inside the window without a sample."""
+    times_s = [start_s, *(sample.time_s for sample in samples if start_s < sample.time_s < end_s), end_s]
+    return max(two - one for one, two in pairwise(times_s))
+
+
 def _interpolated(samples: Sequence[PowerSample], time_s: float) -> float:
     if time_s <= samples[0].time_s:
         return samples[0].power_w
