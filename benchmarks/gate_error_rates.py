@@ -93,14 +93,15 @@ def simulate(task: Task) -> tuple[float, float, float, float]:
     )
 
 
+_WIDTHS = (13, 10, 7, 13, 7, 8)
+
+
 def gate_table(runs: int, n_cells: int, modes: list[str], wanted: str, pool: ProcessPoolExecutor) -> None:
     """The gate's own rates."""
     print(f"\nThe gate, {n_cells} cells, {runs} runs an entry")
     print("  ab: looks after 5 and 10 blocks of 3 trials; history: 10 sessions; sessions: 1 % is assumed")
-    head = ("machine", "mode", "false alarms", "smallest", "power", "in one cell", "power", "units")
-    print(
-        f"  {head[0]:32}{head[1]:9}{head[2]:>13}{head[3]:>10}{head[4]:>7}{head[5]:>13}{head[6]:>7}{head[7]:>8}"
-    )
+    columns = ("false alarms", "smallest", "power", "in one cell", "power", "units")
+    print(f"  {'machine':32}{'mode':9}" + "".join(f"{c:>{w}}" for c, w in zip(columns, _WIDTHS, strict=True)))
     tasks = [Task(mode, name, n_cells, runs) for name in MACHINES if wanted in name for mode in modes]
     worst: dict[str, tuple[float, float, float]] = {}
     nulls = list(pool.map(simulate, tasks))

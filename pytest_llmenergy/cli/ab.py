@@ -56,7 +56,7 @@ def _whole_numbers(_ctx: click.Context, _param: click.Parameter, value: str) -> 
 )
 @click.option("--keep-worktrees", is_flag=True, help="Leave the worktrees there afterwards.")
 @shared_options
-@click.argument("pytest_arguments", nargs=-1, type=click.UNPROCESSED)
+@click.argument("pytest_arguments", metavar="-- [PYTEST ARGUMENT]...", nargs=-1, type=click.UNPROCESSED)
 def command(  # noqa: PLR0917 - click passes them by name
     base: str | None,
     head: str | None,

@@ -259,20 +259,18 @@ def _command(kind: str, title: str, text: str) -> str:
 
 def budget_lines(outcomes: Iterable[BudgetOutcome]) -> list[str]:
     """Budgets beside what was measured, for a terminal of 80 columns."""
-    table = plain_table("budgets, J per generated token", "model", "budget", "dearest cell", "", left=1)
-    broken = []
+    table = plain_table(
+        "budgets, J per generated token", "model", "budget", "dearest cell", "verdict", left=1
+    )
+    over = []
     for outcome in outcomes:
         budget = outcome.budget
-        table.add_row(
-            budget.model,
-            format_energy(budget.max_energy_j_per_token),
-            format_energy(outcome.energy_j_per_token),
-            "over"
-            if outcome.broken and outcome.cell is not None
-            else "not measured"
-            if outcome.broken
-            else "kept",
-        )
-        if outcome.broken and outcome.cell is not None:
-            broken.append(f"over budget: {outcome.cell.label}")
-    return [*render([table]), *broken]
+        verdict = "kept"
+        if outcome.cell is None:
+            verdict = "not measured"
+        elif outcome.broken:
+            verdict = "over"
+            over.append(f"over budget: {outcome.cell.label}")
+        limit, cost = budget.max_energy_j_per_token, outcome.energy_j_per_token
+        table.add_row(budget.model, format_energy(limit), format_energy(cost), verdict)
+    return [*render([table]), *over]

@@ -203,7 +203,7 @@ def _build(
             constraint = left >= row.lower
         else:
             constraint = left <= row.upper
-        model.addConstraint(constraint, f"row_{r}")
+        model += constraint, f"row_{r}"
         rows.append(constraint)
     return model, rows, hosted, x
 

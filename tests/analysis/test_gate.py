@@ -414,7 +414,7 @@ def test_a_cell_must_exceed_what_stored_sessions_show():
 
 
 def test_trials_widen_the_bounds_of_a_grid():
-    """With sessions said to be alike, what is left is the trials' noise: 2 % over 5 trials, 9 cells, twice."""
+    """With sessions said to be alike, what is left is the noise of 5 trials of 9 cells, twice."""
     noisy = NoisyMachine(trial=0.02)
     base, head = ([one_session(noisy, SMALL, seed=k)] for k in (1, 2))
     grid = compare_sessions(base, head, Rules(session_spread=0.0)).grids[0].outcome

@@ -12,7 +12,7 @@ from statsmodels.stats.multitest import multipletests
 
 from pytest_llmenergy.analysis.gate import evidence as gate
 from pytest_llmenergy.analysis.gate.evidence import Evidence, holm, of_mean, prior, welch
-from pytest_llmenergy.analysis.gate.routes import spreads
+from pytest_llmenergy.analysis.gate.routes import CellEvidence, Route, spreads
 from tests.doubles.noisy_machine import cells
 
 
@@ -131,3 +131,12 @@ def test_what_shifts_all_cells_is_known_as_often_as_there_are_blocks():
     assert found.absolute.shared.df <= 10
     assert found.relative.shared.se == pytest.approx(0.002 / math.sqrt(10), rel=0.15)
     assert found.relative.shared.df > 40
+
+
+def test_a_noisy_cell_does_not_fail_on_the_others_account():
+    """What the other cells make certain, the cell's own spread may still leave open."""
+    sure = Evidence(estimate=0.05, se=0.008, df=100)
+    unsure = Evidence(estimate=0.05, se=0.03, df=6)
+    assert CellEvidence(absolute=Route(own=sure, shared=sure)).p(0.01, 0.03) < 1e-6
+    assert CellEvidence(absolute=Route(own=unsure, shared=sure)).p(0.01, 0.03) == 1.0
+    assert Route(own=unsure, shared=sure).upper(0.01) == unsure.upper(0.01)

@@ -165,7 +165,7 @@ def test_a_comparison_that_died_or_was_interrupted_goes_on(checkout):
         if line.startswith("block 2"):
             os.killpg(process.pid, signal.SIGINT)
             break
-    _, rest = process.communicate(timeout=60)
+    _, rest = process.communicate(timeout=240)
     assert process.returncode == 130
     assert "interrupted after 2 of 6 runs; the same command goes on" in rest
     again = checkout.ab(*arms)
