@@ -154,13 +154,14 @@ class CounterBoard:
 
     def mark(self) -> CounterMark:
         """Read the counter now."""
-        now_s = self._scheduler.clock()
+        before_s = self._scheduler.clock()
         try:
             energy_j = self._read_j()
         except Exception as error:
             if not _is_nvml_error(error):
                 raise
-            return CounterMark(now_s, problem=str(error))
+            return CounterMark(before_s, problem=str(error))
+        now_s = (before_s + self._scheduler.clock()) / 2
         edge = self._tracker.edge(now_s, energy_j) if self._follows else None
         if edge is not None:
             self._scheduler.hasten(self._follow, self._tracker.next_due_s(now_s))
@@ -241,8 +242,10 @@ class PowerBoard:
         # The sensor shows the mean of the time before: the samples are read that much later.
         lag_s = board.averaging_s / 2
         from_s, until_s = start.time_s + lag_s, end.time_s + lag_s
+        shown_s = until_s + board.update_period_s + board.averaging_s
         self._scheduler.wait(
-            lambda: bool(self._samples) and self._samples[-1].time_s >= until_s, lag_s + 3 * POWER_PERIOD_S
+            lambda: bool(self._samples) and self._samples[-1].time_s >= shown_s,
+            shown_s - end.time_s + 3 * POWER_PERIOD_S,
         )
         failed = [text for at_s, text in self._failures if from_s <= at_s <= until_s]
         samples = tuple(self._samples)
