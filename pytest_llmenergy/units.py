@@ -9,6 +9,7 @@ _PREFIXES = ((1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""), (1e-3, "m"), (1e-6, 
 _MINUTE_S = 60.0
 _HOUR_S = 3600.0
 _KILOSECOND_S = 1e3
+_ROUNDING = 1e-9  # 1.00e-4 / 1e-6 is a little less than 100
 UNKNOWN = "-"
 
 
@@ -104,7 +105,7 @@ def format_quantity(value: float | None, unit: str, digits: int = 3) -> str:
     rounded = abs(float(f"{value:.{digits - 1}e}"))
     scale, prefix = next(((s, p) for s, p in _PREFIXES if rounded >= s), _PREFIXES[-1])
     mantissa = value / scale
-    before_point = max(1, len(f"{rounded / scale:.0f}"))
+    before_point = len(str(int(rounded / scale + _ROUNDING)))
     return f"{mantissa:.{max(0, digits - before_point)}f} {prefix}{unit}"
 
 
@@ -120,19 +121,17 @@ def format_power(power_w: float | None) -> str:
 
 def format_runtime(runtime_s: float | None) -> str:
     """Write a measured time: `4.21 ms`, `203 s`; seconds keep no prefix above one."""
-    if runtime_s is not None and abs(runtime_s) >= _KILOSECOND_S:
+    if runtime_s is not None and round(abs(runtime_s)) >= _KILOSECOND_S:
         return f"{runtime_s:.0f} s"
     return format_quantity(runtime_s, "s")
 
 
 def format_wait(wait_s: float) -> str:
     """Write how long something will take, coarsely: `12 s`, `3 min`, `2 h 05 min`."""
-    if wait_s < _MINUTE_S:
+    if round(wait_s) < _MINUTE_S:
         return f"{wait_s:.0f} s"
-    if wait_s < _HOUR_S:
-        return f"{wait_s / _MINUTE_S:.0f} min"
-    hours, rest_s = divmod(wait_s, _HOUR_S)
-    return f"{hours:.0f} h {rest_s / _MINUTE_S:02.0f} min"
+    hours, minutes = divmod(round(wait_s / _MINUTE_S), round(_MINUTE_S))
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min"
 
 
 def format_percent(fraction: float | None, digits: int = 1) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from pytest_llmenergy.campaign.grid import Place
-from pytest_llmenergy.campaign.results import summarise
+from pytest_llmenergy.campaign.summary import summarise
 from pytest_llmenergy.campaign.trials import Split, Trials, Warmup, run_trials
 from pytest_llmenergy.environment import system_name
 from pytest_llmenergy.records import DOES_NOT_FIT, Cell, CellRecord, Environment, Stop

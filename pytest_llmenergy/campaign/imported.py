@@ -13,7 +13,7 @@ import polars as pl
 
 from pytest_llmenergy.accounting import ATTRIBUTED
 from pytest_llmenergy.campaign import tidy
-from pytest_llmenergy.campaign.results import ENERGY_METRICS, summary_of
+from pytest_llmenergy.campaign.summary import ENERGY_METRICS, summary_of
 from pytest_llmenergy.records import Campaign, CellRecord, Provenance
 
 if TYPE_CHECKING:

@@ -23,13 +23,8 @@ from pytest_llmenergy.campaign.journal import (
 )
 from pytest_llmenergy.campaign.models import Models
 from pytest_llmenergy.campaign.observer import Observer, Silent
-from pytest_llmenergy.campaign.results import (
-    RESULTS_NAME,
-    summarise,
-    with_net,
-    write_atomically,
-    write_results,
-)
+from pytest_llmenergy.campaign.results import RESULTS_NAME, write_atomically, write_results
+from pytest_llmenergy.campaign.summary import summarise, with_net
 from pytest_llmenergy.campaign.trials import Trials, Warmup, run_trials
 from pytest_llmenergy.environment import differences
 from pytest_llmenergy.errors import DoesNotFitError, RequestError

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 
 from pytest_llmenergy import accounting
-from pytest_llmenergy.campaign.results import energy_basis, energy_of
 from pytest_llmenergy.campaign.stopping import describe
+from pytest_llmenergy.campaign.summary import energy_basis, energy_of
 from pytest_llmenergy.errors import WrongWorkError
 from pytest_llmenergy.meters.counters import TOO_SHORT
 from pytest_llmenergy.records import PHASES, DomainEnergy, Phase, Provenance, Stop, Trial

@@ -11,7 +11,8 @@ import pytest
 from pytest_llmenergy.analysis import observations
 from pytest_llmenergy.analysis.cell_means import cell_means
 from pytest_llmenergy.analysis.documents import ENERGIES
-from pytest_llmenergy.campaign.results import energy_of, read_results
+from pytest_llmenergy.campaign.results import read_results
+from pytest_llmenergy.campaign.summary import energy_of
 from pytest_llmenergy.errors import DocumentError, RequestError
 from pytest_llmenergy.simulation import Coefficients
 from tests.doubles.documents import BY_HAND

@@ -9,8 +9,9 @@ import pytest
 
 from pytest_llmenergy.campaign.journal import JOURNAL_NAME, IdleDone, read_journal
 from pytest_llmenergy.campaign.opening import open_campaign
-from pytest_llmenergy.campaign.results import read_results, with_net
+from pytest_llmenergy.campaign.results import read_results
 from pytest_llmenergy.campaign.settings import Settings
+from pytest_llmenergy.campaign.summary import with_net
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_llmenergy.campaign.imported import document
-from pytest_llmenergy.campaign.results import decode, summarise, write_atomically
+from pytest_llmenergy.campaign.results import decode, write_atomically
+from pytest_llmenergy.campaign.summary import summarise
 from pytest_llmenergy.campaign.tidy import with_cell_number
 from pytest_llmenergy.records import Campaign, Provenance
 

@@ -11,13 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_llmenergy.campaign.results import (
-    json_schema,
-    read_results,
-    summarise,
-    write_atomically,
-    write_results,
-)
+from pytest_llmenergy.campaign.results import json_schema, read_results, write_atomically, write_results
+from pytest_llmenergy.campaign.summary import summarise
 from pytest_llmenergy.errors import DocumentError, RequestError
 from pytest_llmenergy.records import Campaign, CellRecord, DomainEnergy, Provenance, Trial
 from tests.doubles.documents import BY_HAND

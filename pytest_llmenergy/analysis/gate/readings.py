@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pytest_llmenergy import accounting
-from pytest_llmenergy.campaign.results import energy_basis, energy_of
+from pytest_llmenergy.campaign.summary import energy_basis, energy_of
 from pytest_llmenergy.errors import DocumentError, RequestError
 from pytest_llmenergy.records import Provenance
 
