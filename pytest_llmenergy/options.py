@@ -161,7 +161,7 @@ class _Reader:
 
     def read(self, name: str, parse: Callable[[str], Any], what: str, default: Any = None) -> Any:
         value = given(self._config, name)
-        if value is None or value == "":
+        if value is None:
             return default
         try:
             return parse(str(value))
@@ -174,10 +174,15 @@ class _Reader:
 
 
 def _names(text: str) -> tuple[str, ...]:
-    names = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    names = tuple(dict.fromkeys(_name(part) for part in text.split(",") if part.strip()))
     if not names:
         raise ValueError
     return names
+
+
+def _name(text: str) -> str:
+    """A directory is the same model with and without a slash at its end."""
+    return text.strip().rstrip("/") or "/"
 
 
 def _count(text: str) -> int:
@@ -204,14 +209,27 @@ def _counts(text: str) -> tuple[int, ...]:
     return tuple(dict.fromkeys(_count(part) for part in text.split(",")))
 
 
-def _limit(text: str) -> float | None:
-    """A share or a number of seconds; 0 switches the rule off."""
-    from pytest_llmenergy.units import parse_fraction
-
-    limit = parse_fraction(text)
-    if not 0 <= limit < float("inf"):
+def _seconds(text: str) -> float | None:
+    """0 switches the rule off."""
+    seconds = float(text)
+    if not 0 <= seconds < float("inf"):
         raise ValueError
-    return limit or None
+    return seconds or None
+
+
+def _limit(text: str) -> float | None:
+    """A share; 0 switches the rule off."""
+    return _share(text) or None
+
+
+def _text(text: str) -> str:
+    if not text:
+        raise ValueError
+    return text
+
+
+def _path(text: str) -> Path:
+    return Path(_text(text))
 
 
 def _probability(text: str) -> float:
@@ -236,15 +254,15 @@ def read_settings(config: pytest.Config) -> Settings:
     reader = _Reader(config)
     counts = "a comma-separated list of whole numbers of at least 1"
     rule = StopRule(
-        ci_abs_s=reader.read("llm_energy_ci_abs", _limit, "a number of seconds", default.rule.ci_abs_s),
+        ci_abs_s=reader.read("llm_energy_ci_abs", _seconds, "a number of seconds", default.rule.ci_abs_s),
         ci_rel=reader.read("llm_energy_ci_rel", _limit, "a share such as 1% or 0.01", default.rule.ci_rel),
         confidence=reader.read(
             "llm_energy_confidence", _probability, "a probability between 0 and 1", default.rule.confidence
         ),
         **_trial_limits(reader, default.rule),
     )
-    base_url = reader.read("llm_energy_base_url", str, "an address")
-    grid_name = reader.read("llm_energy_grid", str, "a grid", default.grid_name)
+    base_url = reader.read("llm_energy_base_url", _text, "an address")
+    grid_name = reader.read("llm_energy_grid", _text, "a grid", default.grid_name)
     return Settings(
         models=reader.read("llm_energy_models", _names, "a list of models", default.models),
         grid_name=grid_name,
@@ -260,9 +278,9 @@ def read_settings(config: pytest.Config) -> Settings:
         kv_cache=reader.switch("llm_energy_kv_cache", default=base_url is not None),
         base_url=base_url,
         dtype=reader.read("llm_energy_dtype", _dtype, "one of " + ", ".join(DTYPES)),
-        device=reader.read("llm_energy_device", str, "a device"),
+        device=reader.read("llm_energy_device", _text, "a device"),
         offload=reader.switch("llm_energy_offload"),
-        prompts=reader.read("llm_energy_prompts", Path, "a file"),
+        prompts=reader.read("llm_energy_prompts", _path, "a file"),
         tensor_parallel=reader.read(
             "llm_energy_tensor_parallel", _count, "a whole number of at least 1", default.tensor_parallel
         ),
@@ -272,12 +290,12 @@ def read_settings(config: pytest.Config) -> Settings:
         window_error=reader.read(
             "llm_energy_window_error", _limit, "a share such as 2% or 0.02", default.window_error
         ),
-        idle_s=reader.read("llm_energy_idle", _limit, "a number of seconds", default.idle_s) or 0.0,
+        idle_s=reader.read("llm_energy_idle", _seconds, "a number of seconds", default.idle_s) or 0.0,
         trace=reader.switch("llm_energy_trace"),
         rule=rule,
         seed=reader.read("llm_energy_seed", int, "a whole number", default.seed),
-        system=reader.read("llm_energy_system", str, "a name", None),
-        results=reader.read("llm_energy_results", Path, "a folder", None),
+        system=reader.read("llm_energy_system", _text, "a name", None),
+        results=reader.read("llm_energy_results", _path, "a folder", None),
         resume=reader.switch("llm_energy_resume"),
     )
 
@@ -293,7 +311,7 @@ def read_gate(config: pytest.Config) -> GateRequest:
     reader = _Reader(config)
     share = "a share such as 5% or 0.05"
     fail_above = reader.read("llm_energy_fail_above", _share, share)
-    baseline = reader.read("llm_energy_baseline", str, "a file or a name")
+    baseline = reader.read("llm_energy_baseline", _text, "a file or a name")
     return GateRequest(
         baseline=baseline,
         binding=reader.switch("llm_energy_gate") or (fail_above is not None and baseline is not None),
@@ -302,9 +320,9 @@ def read_gate(config: pytest.Config) -> GateRequest:
         tolerances=reader.read("llm_energy_tolerances", _lines, "a list of CELLS=SHARE", ()),
         strict=reader.switch("llm_energy_strict"),
         subset=reader.switch("llm_energy_subset"),
-        budget=reader.read("llm_energy_budget", Path, "a file"),
-        save=reader.read("llm_energy_save", str, "a name"),
-        store=reader.read("llm_energy_store", Path, "a folder", GateRequest().store),
+        budget=reader.read("llm_energy_budget", _path, "a file"),
+        save=reader.read("llm_energy_save", _text, "a name"),
+        store=reader.read("llm_energy_store", _path, "a folder", GateRequest().store),
     )
 
 

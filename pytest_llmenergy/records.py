@@ -168,6 +168,7 @@ class WindowRecord(msgspec.Struct, frozen=True, kw_only=True):
     trials: tuple[Trial, ...] = ()
     stop: Stop | None = None
     summary: Summary | None = None
+    error: str | None = None  # why there is no usable result
     test: str | None = None
 
 

@@ -106,8 +106,15 @@ def without_room(
 
 def broken_off(asked: Asked, cell: Cell, reason: str, error: BaseException, trials: Trials) -> CellRecord:
     """The record of a cell whose call raised: what had been measured, and why there is no more."""
-    trials.error = f"{type(error).__name__}: {error}".rstrip(": ")
+    trials.error = describe_error(error)
     return _record(asked, cell, trials, trials.stopped(reason))
+
+
+def describe_error(error: BaseException) -> str:
+    """An exception in one line; an interrupt in words."""
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted"
+    return f"{type(error).__name__}: {error}".rstrip(": ")
 
 
 def _record(asked: Asked, cell: Cell, trials: Trials, stop: Stop | None) -> CellRecord:

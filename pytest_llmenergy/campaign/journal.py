@@ -6,6 +6,8 @@ end of the session; the journal is what `--llm-energy-resume` reads.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
@@ -71,6 +73,7 @@ class Journal:
     def __init__(self, path: Path, file: BinaryIO) -> None:
         self.path = path
         self._file = file
+        _hold(path, file)
 
     @classmethod
     def create(cls, path: Path, opened: Opened) -> Self:
@@ -114,6 +117,29 @@ class Journal:
         self._file.close()
 
 
+def _hold(path: Path, file: BinaryIO) -> None:
+    """Lock the journal for as long as the file is open; two campaigns in one folder would mix."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.close()
+        raise RequestError(
+            f"another run is measuring into {path.parent}. Wait for it, or choose another folder with "
+            "--llm-energy-results DIR."
+        ) from error
+
+
+def refuse_if_held(path: Path) -> None:
+    """Refuse a folder that another run is measuring into, before its files are moved.
+
+    Raises:
+        RequestError: it is held.
+    """
+    if path.exists():
+        with contextlib.suppress(PermissionError), path.open("ab") as file:
+            _hold(path, file)
+
+
 def read_journal(path: Path) -> tuple[list[Event], int]:
     """The events, and the length in bytes of the whole lines.
 
@@ -130,6 +156,12 @@ def read_journal(path: Path) -> tuple[list[Event], int]:
         try:
             event = msgspec.json.decode(line, type=Event)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            if number == 1:
+                raise DocumentError(
+                    path,
+                    f"line 1, which says what campaign this is, is damaged ({error}).",
+                    "Leave --llm-energy-resume out: the damaged journal is then kept beside a new one.",
+                ) from error
             raise DocumentError(
                 path,
                 f"line {number} is damaged ({error}).",
@@ -137,7 +169,11 @@ def read_journal(path: Path) -> tuple[list[Event], int]:
                 "--llm-energy-resume out: the damaged journal is then kept beside a new one.",
             ) from error
         if number == 1 and not (isinstance(event, Opened) and event.schema == JOURNAL_SCHEMA):
-            raise DocumentError(path, f"is not a journal of schema {JOURNAL_SCHEMA!r}.")
+            raise DocumentError(
+                path,
+                f"is not a journal of schema {JOURNAL_SCHEMA!r}.",
+                "Leave --llm-energy-resume out to begin anew: it is then kept beside the new one.",
+            )
         events.append(event)
     if not events:
         raise DocumentError(path, "is empty.", "Leave --llm-energy-resume out to begin.")

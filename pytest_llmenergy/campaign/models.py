@@ -78,7 +78,11 @@ class Models:
             self._unfit[model] = error  # nor will it for the next cell
             raise
         adopt(loaded.pids)
-        record = msgspec.structs.replace(loaded.record, load_s=time.perf_counter() - started_s)
+        load_s = time.perf_counter() - started_s
+        # A model that was loaded before, in this session or a resumed one, keeps its baselines.
+        former = self.records.get(model)
+        idle = () if former is None else former.idle
+        record = msgspec.structs.replace(loaded.record, load_s=load_s, idle=idle)
         self._loaded = (model, loaded)
         self._is_fresh = True
         self.records[model] = record
@@ -109,8 +113,10 @@ class Models:
             loaded.close()
 
     def add_idle(self, model: str, idle: dict[str, Any]) -> None:
-        """Keep a baseline with its model's record."""
-        record = self.records[model]
+        """Keep a baseline with its model's record; without one (a line taken out of the journal) drop it."""
+        record = self.records.get(model)
+        if record is None:
+            return
         self.records[model] = msgspec.structs.replace(record, idle=(*record.idle, idle))
 
     def _measure_idle(self, model: str, when: str) -> None:

@@ -5,10 +5,16 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pytest_llmenergy.backends import Work
-from pytest_llmenergy.campaign.cell import Asked, broken_off, measure_cell, without_room
+from pytest_llmenergy.campaign.cell import (
+    Asked,
+    broken_off,
+    describe_error,
+    measure_cell,
+    without_room,
+)
 from pytest_llmenergy.campaign.grid import Place
 from pytest_llmenergy.campaign.journal import (
     JOURNAL_NAME,
@@ -20,6 +26,7 @@ from pytest_llmenergy.campaign.journal import (
     Opened,
     TrialDone,
     WindowDone,
+    refuse_if_held,
 )
 from pytest_llmenergy.campaign.models import Models
 from pytest_llmenergy.campaign.observer import Observer, Silent
@@ -40,6 +47,8 @@ if TYPE_CHECKING:
     from pytest_llmenergy.records import Environment
 
 TRACE_NAME = "trace.parquet"
+GATE_NAME = "gate.json"
+FILES = (JOURNAL_NAME, RESULTS_NAME, TRACE_NAME, GATE_NAME)  # all that a campaign may leave in its folder
 
 
 class Runner:
@@ -80,7 +89,7 @@ class Runner:
             note=self._note,
             observer=self._observer,
         )
-        self._cells: dict[tuple[Any, ...], CellRecord] = {}
+        self._cells: dict[_Key, CellRecord] = {}
         self._windows: list[WindowRecord] = []
         self._interrupted: CellRecord | None = None
         self._created = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
@@ -111,6 +120,7 @@ class Runner:
             return journal
         if self.settings.resume:
             self._observer.notice(f"nothing to resume in {self.settings.folder}: the campaign begins")
+        refuse_if_held(path)
         self.kept = _keep_former(self.settings.folder)
         return Journal.create(
             path, Opened(created=self._created, identity=identity, environment=self.environment)
@@ -122,6 +132,9 @@ class Runner:
                 case Opened():
                     _refuse_other_campaign(path, event, identity, self.environment)
                     self._created = event.created
+                    if event.environment.commit != self.environment.commit:
+                        then = event.environment.commit or "no commit"
+                        self._observer.notice(f"the cells measured before ran on another commit: {then}")
                 case ModelLoaded(record=model):
                     self._models.records[model.model] = model
                 case IdleDone(model=name, idle=idle):
@@ -164,8 +177,7 @@ class Runner:
         """
         batch_size = self.settings.batch_size if batch_size is None else batch_size
         for name, count in (("tokens_in", tokens_in), ("tokens_out", tokens_out), ("batch_size", batch_size)):
-            if count < 1:
-                raise RequestError(f"{name} must be at least 1, not {count}.")
+            _refuse_no_count(name, count)
         kv_cache = self.settings.kv_cache if kv_cache is None else kv_cache
         work = Work(
             tokens_in=tokens_in,
@@ -174,20 +186,15 @@ class Runner:
             kv_cache=kv_cache,
             seed=self.settings.seed,
         )
-        key = (model, tokens_in, tokens_out, batch_size, kv_cache)
+        key = _Key(model, tokens_in, tokens_out, batch_size, kv_cache)
         if key not in self._cells:
             return self._measure_cell(model, work, test, details or {})
         return self._cells[key]
 
     def has_cell(self, model: str, tokens_in: int, tokens_out: int) -> bool:
         """Whether the cell has been measured with the campaign's batch and cache."""
-        return (
-            model,
-            tokens_in,
-            tokens_out,
-            self.settings.batch_size,
-            self.settings.kv_cache,
-        ) in self._cells
+        settings = self.settings
+        return _Key(model, tokens_in, tokens_out, settings.batch_size, settings.kv_cache) in self._cells
 
     def _measure_cell(self, model: str, work: Work, test: str | None, details: dict[str, Any]) -> CellRecord:
         asked = Asked(model=model, work=work, test=test, details=details, settings=self.settings)
@@ -252,36 +259,54 @@ class Runner:
             tokens_generated: by one call, over its whole batch, where it generates tokens.
             test: the test that asked.
         """
-        if tokens_generated is not None and tokens_generated < 1:
-            raise RequestError(f"tokens_out must be at least 1, not {tokens_generated}.")
+        if tokens_generated is not None:
+            _refuse_no_count("tokens_out", tokens_generated)
 
         def dropping() -> None:
             call()
 
-        trials = run_trials(
-            dropping,
-            meters=self._meters,
-            rule=self.settings.rule,
-            verify=lambda _: tokens_generated,
-            warmups=(Warmup(),),
-            window_error=self.settings.window_error,
-            on_trial=self._observer.trial,
-        )
-        counted = trials.counted
-        summary = summarise(
-            trials.trials, tokens_generated=tokens_generated, confidence=self.settings.rule.confidence
-        )
-        record = WindowRecord(
-            label=label,
-            runtime_s=summary.runtime_s,
-            domains=counted[-1].domains if counted else (),
-            tokens_generated=tokens_generated,
-            trials=tuple(trials.trials),
-            stop=trials.stop,
-            summary=summary,
-            test=test,
-        )
-        return self._keep_window(record)
+        seen = Trials(self.settings.rule)
+
+        def note(trials: Trials, trial: Trial) -> None:
+            nonlocal seen
+            seen = trials
+            self._journal.append(TrialDone(cell=label, trial=trial))
+            self._observer.trial(trials, trial)
+
+        def record() -> WindowRecord:
+            counted = seen.counted
+            summary = summarise(
+                seen.trials, tokens_generated=tokens_generated, confidence=self.settings.rule.confidence
+            )
+            return WindowRecord(
+                label=label,
+                runtime_s=summary.runtime_s,
+                domains=counted[-1].domains if counted else (),
+                tokens_generated=tokens_generated,
+                trials=tuple(seen.trials),
+                stop=seen.stop,
+                summary=summary,
+                error=seen.error,
+                test=test,
+            )
+
+        try:
+            run_trials(
+                dropping,
+                meters=self._meters,
+                rule=self.settings.rule,
+                verify=lambda _: tokens_generated,
+                warmups=(Warmup(),),
+                window_error=self.settings.window_error,
+                on_trial=note,
+            )
+        except BaseException as error:
+            reason = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+            seen.error = describe_error(error)
+            seen.stop = seen.stopped(reason)
+            self._keep_window(record())
+            raise
+        return self._keep_window(record())
 
     @contextlib.contextmanager
     def window(self, label: str, *, test: str | None = None) -> Iterator[Window]:
@@ -320,15 +345,22 @@ class Runner:
         )
 
     def finish(self, *, complete: bool) -> Campaign:
-        """Close models, meters and journal, and write the results document; nothing is written of nothing.
+        """Write the results document, close everything, and write it again with what came last.
 
         Raises:
             RequestError: the folder cannot be written; the journal has all of it.
         """
-        with contextlib.ExitStack() as stack:
-            stack.callback(self._journal.close)
-            stack.callback(self._meters.close)
-            stack.callback(self._models.unload, at_rest=complete)
+        try:
+            self._write(complete=complete)  # at once: the power at rest takes seconds, and a close may fail
+        finally:
+            try:
+                self._close(at_rest=complete)
+            finally:
+                campaign = self._write(complete=complete)
+        return campaign
+
+    def _write(self, *, complete: bool) -> Campaign:
+        """Write all there is; nothing is written of nothing."""
         campaign = self.campaign(complete=complete)
         if campaign.cells or campaign.windows:
             write_results(self.results_path, campaign)
@@ -337,9 +369,37 @@ class Runner:
                 write_atomically(self.settings.folder / TRACE_NAME, content)
         return campaign
 
+    def _close(self, *, at_rest: bool) -> None:
+        """Close models, meters and journal; what cannot be closed is told, and takes nothing with it."""
+        with contextlib.ExitStack() as stack:
+            stack.callback(self._journal.close)
+            stack.callback(self._telling, self._meters.close)
+            stack.callback(self._telling, lambda: self._models.unload(at_rest=at_rest))
 
-def _key_of(cell: Cell) -> tuple[Any, ...]:
-    return (cell.model, cell.tokens_in, cell.tokens_out, cell.batch_size, cell.kv_cache)
+    def _telling(self, close: Callable[[], None]) -> None:
+        try:
+            close()
+        except Exception as error:  # noqa: BLE001 - an engine of the user's may raise anything
+            self._observer.notice(f"while closing: {describe_error(error)}")
+
+
+class _Key(NamedTuple):
+    """What tells cells of one campaign apart before their model is loaded."""
+
+    model: str
+    tokens_in: int
+    tokens_out: int
+    batch_size: int
+    kv_cache: bool | None
+
+
+def _key_of(cell: Cell) -> _Key:
+    return _Key(cell.model, cell.tokens_in, cell.tokens_out, cell.batch_size, cell.kv_cache)
+
+
+def _refuse_no_count(name: str, count: object) -> None:
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise RequestError(f"{name} must be a whole number of at least 1, not {count!r}.")
 
 
 def _refuse_other_campaign(
@@ -351,16 +411,22 @@ def _refuse_other_campaign(
         if identity.get(name) != opened.identity.get(name)
     ]
     changed += differences(opened.environment, environment)
+    changed += [
+        f"{name}: {opened.environment.libraries.get(name)} then, {environment.libraries.get(name)} now"
+        for name in sorted({*opened.environment.libraries, *environment.libraries})
+        if opened.environment.libraries.get(name) != environment.libraries.get(name)
+    ]
     if changed:
         raise RequestError(
             f"{path} is of another campaign ({'; '.join(changed)}). Ask for the same settings on the same "
-            "machine, or leave --llm-energy-resume out: the former campaign is then kept beside the new one."
+            "machine and software, or leave --llm-energy-resume out: the former campaign is then kept "
+            "beside the new one."
         )
 
 
 def _keep_former(folder: Path) -> Path | None:
     """Move a former campaign's files into a numbered folder beside the new ones; None if there were none."""
-    former = [folder / name for name in (JOURNAL_NAME, RESULTS_NAME) if (folder / name).exists()]
+    former = [folder / name for name in FILES if (folder / name).exists()]
     if not former:
         return None
     number = 1

@@ -44,7 +44,9 @@ class Settings:
         """The campaign's name, which is also the folder its results are kept in."""
         if self.results is not None:
             return self.results.name
-        models = "+".join(Path(model).name for model in self.models)
+        models = "+".join(
+            (Path(model).resolve() if Path(model).is_dir() else Path(model)).name for model in self.models
+        )
         return f"{models}-{Path(self.grid_name).stem}"
 
     @property

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
-from pytest_llmenergy import accounting
+from pytest_llmenergy import accounting, student_t
 from pytest_llmenergy.campaign.stopping import describe
 from pytest_llmenergy.campaign.summary import energy_basis, energy_of
 from pytest_llmenergy.errors import WrongWorkError
@@ -190,6 +190,7 @@ class _Measuring:
         """Count what the calls of a window did, and note the trial."""
         tokens, wrong = None, None
         repetitions = len(outputs)
+        times_s: dict[str, list[float]] = {}
         try:
             for output in outputs:
                 tokens = self.verify(output)
@@ -197,10 +198,11 @@ class _Measuring:
                     details = self.account(output, window.runtime_s / repetitions)
                     for name in ("ttft_s", "tpot_s"):
                         if name in details:
-                            found[name] = details.pop(name)
+                            times_s.setdefault(name, []).append(details.pop(name))
                     found["details"] = details
         except WrongWorkError as error:
             wrong = str(error)
+        found |= {name: student_t.mean(values) for name, values in times_s.items()}
         outputs.clear()
         trial = _trial(len(self.cell.trials), window, repetitions, tokens, found)
         trial = msgspec.structs.replace(trial, excluded=wrong or trial.excluded or self._why_not(trial))
@@ -304,8 +306,10 @@ def _is_spoiled(trial: Trial) -> bool:
 def _is_always_disturbed(cell: Trials) -> bool:
     attempts = cell.attempts
     last = attempts[-DISTURBED_IN_A_ROW:]
-    in_a_row = len(last) == DISTURBED_IN_A_ROW and all(map(_is_disturbed, last))
-    return in_a_row or len(attempts) >= cell.rule.max_trials
+    if len(last) == DISTURBED_IN_A_ROW and all(map(_is_disturbed, last)):
+        return True
+    # One that comes and goes is the condition, too, once it has spoiled most of a whole cap of trials.
+    return len(attempts) >= cell.rule.max_trials and 2 * sum(map(_is_disturbed, attempts)) > len(attempts)
 
 
 def spoiled(domains: Sequence[DomainEnergy]) -> str | None:

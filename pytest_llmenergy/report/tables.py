@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
-    from pytest_llmenergy.records import Summary
+    from pytest_llmenergy.records import DomainEnergy, Summary
 
 WIDTH = 80
 
@@ -58,7 +58,8 @@ def summary_tables(campaign: Campaign) -> list[Table | str]:
     """The closing tables: cells by model and setting, then windows outside cells."""
     groups: dict[tuple[object, ...], list[CellRecord]] = {}
     for cell in campaign.cells:
-        groups.setdefault((cell.model, cell.system, cell.batch_size, cell.kv_cache), []).append(cell)
+        key = (cell.model, cell.system, cell.n_gpus, cell.batch_size, cell.kv_cache)
+        groups.setdefault(key, []).append(cell)
     tables: list[Table | str] = [_cells_table(cells) for cells in groups.values()]
     phased = [cell for cell in campaign.cells if cell.summary is not None and cell.summary.ttft_s is not None]
     if phased:
@@ -71,9 +72,10 @@ def summary_tables(campaign: Campaign) -> list[Table | str]:
 
 def _cells_table(cells: list[CellRecord]) -> Table:
     first = cells[0]
+    gpus = f" ({first.n_gpus} GPUs)" if first.n_gpus is not None and first.n_gpus > 1 else ""
     cache = {True: ", KV cache", False: ", no KV cache", None: ""}[first.kv_cache]
     table = plain_table(
-        f"{first.model} on {first.system}, batch {first.batch_size}{cache}",
+        f"{first.model} on {first.system}{gpus}, batch {first.batch_size}{cache}",
         "in",
         "out",
         "trials",
@@ -165,7 +167,7 @@ def _windows_table(windows: Iterable[WindowRecord]) -> Table:
             energy_j = summary.energy_j
         table.add_row(
             window.label,
-            str(sum(trial.counts for trial in window.trials) or 1),
+            str(sum(trial.counts for trial in window.trials) if window.trials else 1),
             format_runtime(window.runtime_s),
             format_energy(energy_j),
             UNKNOWN if summary is None else format_energy(summary.energy_j_per_token),
@@ -189,6 +191,12 @@ def _source(summary: Summary) -> str:
     return basis + summary.provenance.value
 
 
+def _domains(measured: CellRecord | WindowRecord) -> tuple[DomainEnergy, ...]:
+    if isinstance(measured, WindowRecord):
+        return measured.domains
+    return measured.trials[-1].domains if measured.trials else ()
+
+
 def _notes(campaign: Campaign) -> list[str]:
     notes = []
     capped = sum(cell.stop is not None and cell.stop.reason == "max-trials" for cell in campaign.cells)
@@ -197,15 +205,19 @@ def _notes(campaign: Campaign) -> list[str]:
             f"{capped} of {len(campaign.cells)} cells stopped at the cap on trials, before their interval "
             "was narrow enough."
         )
-    excluded = sum(trial.excluded not in (None, PHASES) for cell in campaign.cells for trial in cell.trials)
+    measured: list[CellRecord | WindowRecord] = [*campaign.cells, *campaign.windows]
+    excluded = sum(trial.excluded not in (None, PHASES) for one in measured for trial in one.trials)
     if excluded:
         notes.append(f"{excluded} trials were excluded; results.json says why.")
-    failed = [cell for cell in campaign.cells if cell.error is not None]
-    notes += [f"{cell.label}: {cell.error}" for cell in failed]
-    estimated = any(
-        cell.summary is not None and cell.summary.provenance is Provenance.ESTIMATED
-        for cell in campaign.cells
-    )
+    failed = [one for one in measured if one.error is not None]
+    notes += [f"{one.label}: {one.error}" for one in failed]
+    disturbed = [cell for cell in campaign.cells if any(t.counts and t.flags for t in cell.trials)]
+    if disturbed:
+        notes.append(
+            f"{len(disturbed)} of {len(campaign.cells)} cells were disturbed while they were measured; each "
+            "trial's flags say by what."
+        )
+    estimated = any(part.provenance is Provenance.ESTIMATED for one in measured for part in _domains(one))
     if estimated:
         notes.append(
             "Estimated energy comes from a model of the hardware, not from a sensor: compare it with "
