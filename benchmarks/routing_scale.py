@@ -59,8 +59,9 @@ def measure(path: Path, models: int) -> None:
     times.append(time.perf_counter())
     scan_s, count_s, solve_s, write_s = np.diff(times)
     print(
-        f"{workload.queries:>11,} {len(workload.counts):>8,} {models:6d} {scan_s:7.2f} {count_s:7.2f} {solve_s:7.2f}"
-        f" {write_s:7.2f} {(count_s + solve_s) / scan_s:9.1f} {planned_gb:8.2f} {peak_gb():8.2f}",
+        f"{workload.queries:>11,} {len(workload.counts):>8,} {models:6d} {scan_s:7.2f} {count_s:7.2f}"
+        f" {solve_s:7.2f} {write_s:7.2f} {(count_s + solve_s) / scan_s:9.1f}"
+        f" {planned_gb:8.2f} {peak_gb():8.2f}",
         flush=True,
     )
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pytest_llmenergy.analysis.verdict import Limits
 
 AUTO = "auto"
+_ROUNDING = 1e-3  # percent: between exact fits no digit is a reason
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +81,7 @@ def compare(cells: CellMeans, *, limits: Limits | None = None) -> list[Fit]:
         raise problems[0]
     sound = [fit for fit in fits if fit.verdict.is_monotone and not fit.verdict.is_negative] or fits
     best = min(sound, key=lambda fit: fit.loo_mape)
-    near = [fit for fit in sound if fit.loo_mape <= best.loo_mape + best.loo_mape_se]
+    near_enough = best.loo_mape + max(best.loo_mape_se, _ROUNDING)
+    near = [fit for fit in sound if fit.loo_mape <= near_enough]
     simplest = min(near, key=lambda fit: (len(fit.form.terms), fit.loo_mape))
     return [replace(fit, chosen=fit is simplest) for fit in fits]

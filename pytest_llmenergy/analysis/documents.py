@@ -13,16 +13,13 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 import numpy as np
+import polars as pl
 
 from pytest_llmenergy import accounting
 from pytest_llmenergy.analysis.energy_model import METRICS
 from pytest_llmenergy.campaign import results, tidy
-from pytest_llmenergy.errors import DocumentError, require
+from pytest_llmenergy.errors import DocumentError
 from pytest_llmenergy.records import DomainEnergy, Environment, ModelRecord, Provenance
-
-require("polars", feature="analysing results", extra="analysis")
-
-import polars as pl  # noqa: E402 - this module is imported late, by who analyses results
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -51,14 +51,12 @@ class Fit:
     @cached_property
     def r2_uncentred(self) -> float:
         """1 - SSE / sum of y^2."""
-        y, residual = self.cells.mean, self.cells.mean - self.solution.predicted
-        return float(1 - residual @ residual / (y @ y))
+        return _r2(self.cells.mean, self.solution.predicted, centre=0.0)
 
     @cached_property
     def r2_centred(self) -> float:
-        """1 - SSE / sum of (y - mean)^2."""
-        y, residual = self.cells.mean, self.cells.mean - self.solution.predicted
-        return float(1 - residual @ residual / ((y - y.mean()) @ (y - y.mean())))
+        """1 - SSE / sum of (y - mean)^2; NaN where all cells cost the same."""
+        return _r2(self.cells.mean, self.solution.predicted, centre=float(self.cells.mean.mean()))
 
     @property
     def r2(self) -> float:
@@ -234,6 +232,11 @@ def refuse_flat_axis(cells: CellMeans) -> None:
                 f"{cells.group.label}: every cell has {have}, so what a token of it costs cannot be told. "
                 f"Measure other {axis} too ({option} 8,32,128), and give all the results together."
             )
+
+
+def _r2(y: Floats, predicted: Floats, *, centre: float) -> float:
+    total = float((y - centre) @ (y - centre))
+    return 1 - float((y - predicted) @ (y - predicted)) / total if total else math.nan
 
 
 def _f_test(y: Floats, solution: solve.Solution, *, intercept: bool) -> tuple[float, float]:

@@ -65,6 +65,10 @@ def selection(command: Callable[..., Any]) -> Callable[..., Any]:
         pool: bool,
         **others: Any,
     ) -> Any:
+        from pytest_llmenergy.errors import require
+
+        for package in ("numpy", "polars", "scipy"):  # before any module that stands on them
+            require(package, feature="analysing results", extra="analysis")
         chosen = Selection(
             results=results,
             models=models,

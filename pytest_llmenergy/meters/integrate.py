@@ -102,9 +102,18 @@ def integrate_power(
         step_s = two.time_s - one.time_s
         energy_j += step_s * (one.power_w + two.power_w) / 2
         bound_j += step_s * abs(two.power_w - one.power_w) / 2
-    powers = [sample.power_w for sample in known]
-    # A step between two samples that both lie outside the window's points is inside this swing as well.
-    return Bounded(energy_j, bound_j + 2 * (update_period_s + averaging_s) * (max(powers) - min(powers)))
+    # A change near an edge may show in the sensor only when it is that much older.
+    lag_s = update_period_s + averaging_s
+    shown = [sample.power_w for sample in samples if start_s - lag_s <= sample.time_s <= end_s + lag_s]
+    beyond = [sample.power_w for sample in samples if sample.time_s > end_s + lag_s][:1]
+    powers = [*(sample.power_w for sample in known), *shown, *beyond]
+    return Bounded(energy_j, bound_j + 2 * lag_s * (max(powers) - min(powers)))
+
+
+def longest_gap_s(samples: Sequence[PowerSample], start_s: float, end_s: float) -> float:
+    """The longest time inside the window without a sample."""
+    times_s = [start_s, *(sample.time_s for sample in samples if start_s < sample.time_s < end_s), end_s]
+    return max(two - one for one, two in pairwise(times_s))
 
 
 def _interpolated(samples: Sequence[PowerSample], time_s: float) -> float:

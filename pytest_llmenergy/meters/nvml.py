@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING
 from pytest_llmenergy.errors import MeterUnavailableError, Unavailable
 from pytest_llmenergy.meters import nvml_boards, visible
 from pytest_llmenergy.meters.counters import TOO_SHORT, measured, unavailable
-from pytest_llmenergy.meters.integrate import Bounded, PowerSample, integrate_power, latched_difference
+from pytest_llmenergy.meters.integrate import (
+    Bounded,
+    PowerSample,
+    integrate_power,
+    latched_difference,
+    longest_gap_s,
+)
 from pytest_llmenergy.meters.ticks import Edge, TickTracker, energy_between
 from pytest_llmenergy.records import DomainEnergy, MeterSource, Provenance
 from pytest_llmenergy.units import format_percent
@@ -28,6 +34,8 @@ POWER_PERIOD_S = 0.1
 SELF_CHECK_S = 2.0
 SELF_CHECK_LIMIT = 0.1
 _CHECK_SAMPLE_S = 0.02
+_MOST_UNSAMPLED_S = 1.0
+_KEEP_S = 7200.0  # of a window whose energy nobody asks for
 _SURVEY_S = 10.0  # how often a counter that is not followed is looked at for a reset
 
 
@@ -54,7 +62,8 @@ class CounterBoard:
         self._tracker = TickTracker(self._read_j)
         self._resets = 0
         self._last_j = 0.0
-        self._follows = False
+        self._follows = self._checking = False
+        self._samples: list[PowerSample] = []
         scheduler.add(self._survey)
 
     @property
@@ -79,26 +88,28 @@ class CounterBoard:
             self._last_j = energy_j
             return energy_j
 
-    def self_check(self, seconds: float) -> None:
-        """Compare the counter with integrated power (blocks so long); follow its ticks where they agree."""
-        samples: list[PowerSample] = []
-        checking = True
-
-        def sample(now_s: float) -> float:
-            if not checking:
-                return math.inf
-            if self.board.read_power_w is not None:
-                samples.append(PowerSample(now_s, self.board.read_power_w()))
-            return now_s + _CHECK_SAMPLE_S
-
-        self._follows = True
+    def begin_check(self) -> None:
+        """Look for the counter's ticks, and sample power beside them."""
+        self._checking = self._follows = True
         self._scheduler.add(self._follow)
-        self._scheduler.add(sample)
-        self._scheduler.wait(lambda: False, seconds)
-        checking = False
-        difference = self._difference(samples)
+        self._scheduler.add(self._sample_power)
+
+    def _sample_power(self, now_s: float) -> float:
+        if not self._checking:
+            return math.inf
+        if self.board.read_power_w is not None:
+            try:
+                self._samples.append(PowerSample(now_s, self.board.read_power_w()))
+            except Exception as error:
+                if not _is_nvml_error(error):
+                    raise
+        return now_s + _CHECK_SAMPLE_S
+
+    def end_check(self) -> None:
+        """Go on following the ticks if the counter agrees with integrated power; note what was found."""
+        self._checking = self._follows = False
+        difference = self._difference(self._samples)
         details = self.board.details
-        self._follows = False
         if difference is None:
             details["self_check"] = f"not done: {self._tracker.problem or 'no power to compare with'}"
         elif abs(difference) > SELF_CHECK_LIMIT:
@@ -143,13 +154,14 @@ class CounterBoard:
 
     def mark(self) -> CounterMark:
         """Read the counter now."""
-        now_s = self._scheduler.clock()
+        before_s = self._scheduler.clock()
         try:
             energy_j = self._read_j()
         except Exception as error:
             if not _is_nvml_error(error):
                 raise
-            return CounterMark(now_s, problem=str(error))
+            return CounterMark(before_s, problem=str(error))
+        now_s = (before_s + self._scheduler.clock()) / 2
         edge = self._tracker.edge(now_s, energy_j) if self._follows else None
         if edge is not None:
             self._scheduler.hasten(self._follow, self._tracker.next_due_s(now_s))
@@ -205,7 +217,7 @@ class PowerBoard:
 
     def _sample(self, now_s: float) -> float:
         self._read(now_s)
-        keep_s = min(self._open, default=now_s) - 2.0
+        keep_s = max(min(self._open, default=now_s) - 2.0, now_s - _KEEP_S)
         while self._samples and self._samples[0].time_s < keep_s:
             self._samples.pop(0)
         return now_s + POWER_PERIOD_S
@@ -230,8 +242,10 @@ class PowerBoard:
         # The sensor shows the mean of the time before: the samples are read that much later.
         lag_s = board.averaging_s / 2
         from_s, until_s = start.time_s + lag_s, end.time_s + lag_s
+        shown_s = until_s + board.update_period_s + board.averaging_s
         self._scheduler.wait(
-            lambda: bool(self._samples) and self._samples[-1].time_s >= until_s, lag_s + 3 * POWER_PERIOD_S
+            lambda: bool(self._samples) and self._samples[-1].time_s >= shown_s,
+            shown_s - end.time_s + 3 * POWER_PERIOD_S,
         )
         failed = [text for at_s, text in self._failures if from_s <= at_s <= until_s]
         samples = tuple(self._samples)
@@ -242,8 +256,9 @@ class PowerBoard:
             self._open.remove(mark.time_s)
         if failed:
             return unavailable(board.domain, f"a reading failed: {failed[0]}", NAME)
-        if found is None:
-            return unavailable(board.domain, "no power reading in the window", NAME)
+        gap_s = longest_gap_s(samples, from_s, until_s)
+        if found is None or gap_s > _MOST_UNSAMPLED_S:
+            return unavailable(board.domain, f"power was not read for {gap_s:.1f} s of the window", NAME)
         if end.time_s - start.time_s < board.update_period_s:
             found = Bounded(found.energy_j, max(found.bound_j, found.energy_j))
         reason = None if board.mig is None else f"the whole board, which {board.mig} shares"
@@ -270,10 +285,13 @@ class NvmlMeter:
                 self._metered.append(CounterBoard(board, scheduler))
             elif board.read_power_w is not None:
                 self._metered.append(PowerBoard(board, scheduler))
-        if self_check_s > 0:
-            for metered in self._metered:
-                if isinstance(metered, CounterBoard):
-                    metered.self_check(self_check_s)
+        counters = [metered for metered in self._metered if isinstance(metered, CounterBoard)]
+        if self_check_s > 0 and counters:
+            for counter in counters:
+                counter.begin_check()
+            scheduler.wait(lambda: False, self_check_s)  # all boards at once
+            for counter in counters:
+                counter.end_check()
 
     @property
     def source(self) -> MeterSource:

@@ -9,6 +9,7 @@ how far they differ is the bound. docs/windows-and-bounds.md has the derivation.
 from __future__ import annotations
 
 import math
+import threading
 from collections import deque
 from dataclasses import dataclass
 from itertools import pairwise
@@ -53,6 +54,9 @@ class Edge:
         self._last = next((tick for tick in reversed(before) if tick.energy_j == energy_j), None)
         self.next: Tick | None = None
         self.second: Tick | None = None
+        for tick in before:
+            if tick.energy_j > energy_j:
+                self.see(tick)  # found between the reading and now
 
     def see(self, tick: Tick) -> None:
         """Take a tick that was found after the edge was made."""
@@ -183,6 +187,7 @@ class TickTracker:
         self.period_s: float | None = None
         self.problem: str | None = None  # why the ticks cannot be followed
         self._read_j = read_j
+        self._lock = threading.Lock()  # edges are made in one thread, ticks found in another
         self._ticks: deque[Tick] = deque(maxlen=40)
         self._edges: list[Edge] = []
         self._seen: tuple[float, float] | None = None  # when, what
@@ -209,20 +214,26 @@ class TickTracker:
 
     def edge(self, now_s: float, energy_j: float) -> Edge | None:
         """Mark an edge at this reading; None while the ticks are not known."""
-        if not self.is_following:
-            return None
-        edge = Edge(now_s, energy_j, list(self._ticks))
-        self._edges.append(edge)
-        self._due_s = min(self._due_s, self._predicted_after(now_s))
+        with self._lock:
+            if not self.is_following:
+                return None
+            edge = Edge(now_s, energy_j, list(self._ticks))
+            self._edges.append(edge)
+            self._due_s = min(self._due_s, self._predicted_after(now_s))
         return edge
 
     def next_due_s(self, now_s: float) -> float:
         """When to look for the tick after an edge that was just made."""
-        return self._predicted_after(now_s) - self._early_s
+        with self._lock:
+            return self._predicted_after(now_s) - self._early_s if self._ticks else now_s
 
     def run(self, now_s: float) -> float:
         """Look once; when to look again."""
         energy_j = self._read_j()
+        with self._lock:
+            return self._looked(now_s, energy_j)
+
+    def _looked(self, now_s: float, energy_j: float) -> float:
         seen, self._seen = self._seen, (now_s, energy_j)
         if self._began_s is None:
             self._began_s = now_s

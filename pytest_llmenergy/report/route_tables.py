@@ -132,8 +132,8 @@ def _more(document: Mapping[str, Any]) -> Iterator[Table | str]:
         yield "Saved: what the optimum at the baseline's accuracy needs less; - where shares rule it out."
     if document.get("between_points") is not None:
         yield (
-            "Between the points, the plan of the nearer one is at most "
-            f"{document['between_points']:.2e} above the optimum."
+            "Between two points, the better of their plans is at most "
+            f"{format_percent(document['between_points'], 3)} above the optimum."
         )
     if document.get("hindsight"):
         yield _hindsight(document)

@@ -52,7 +52,6 @@ class _Network:
         self._lower, self._upper, self._wanted = lower, upper, wanted
         self._excess = np.append(placed - wanted, wanted.sum() - placed.sum())
         self._cost = np.full((models + 1, models + 1), _FAR, np.int64)
-        self._by = np.zeros((models, models), np.intp)  # the class that makes the cheapest move
         for k in range(models):
             self._renew(k)
 
@@ -61,10 +60,7 @@ class _Network:
         members = np.flatnonzero(self.flow[k])
         self._cost[k, : self._outside] = _FAR
         if len(members):
-            dearer = self._whole[:, members] - self._whole[k, members]
-            cheapest = dearer.argmin(axis=1)
-            self._by[k] = members[cheapest]
-            self._cost[k, : self._outside] = dearer[np.arange(len(dearer)), cheapest]
+            self._cost[k, : self._outside] = (self._whole[:, members] - self._whole[k, members]).min(axis=1)
         self._cost[k, self._outside] = 0 if self._wanted[k] < self._upper[k] else _FAR
         self._cost[self._outside, k] = 0 if self._wanted[k] > self._lower[k] else _FAR
         self._cost[k, k] = 0
@@ -97,14 +93,12 @@ class _Network:
         while before[chain[-1]] >= 0:
             chain.append(int(before[chain[-1]]))
         chain.reverse()
-        arcs = list(itertools.pairwise(chain))
+        arcs = [(i, j, self._movers(i, j)) for i, j in itertools.pairwise(chain)]
         amount = min(
-            int(self._excess[chain[0]]),
-            -int(self._excess[end]),
-            *(self._capacity(i, j) for i, j in arcs),
+            int(self._excess[chain[0]]), -int(self._excess[end]), *(self._capacity(*arc) for arc in arcs)
         )
-        for i, j in arcs:
-            self._move(i, j, amount)
+        for i, j, movers in arcs:
+            self._move(i, j, movers, amount)
         self._excess[chain[0]] -= amount
         self._excess[end] += amount
         for k in chain:
@@ -112,21 +106,32 @@ class _Network:
                 self._renew(k)
         return True
 
-    def _capacity(self, i: int, j: int) -> int:
+    def _movers(self, i: int, j: int) -> NDArray[np.intp]:
+        """The classes that make the cheapest move from i to j; where equal classes tie, all of them."""
+        if self._outside in (i, j):
+            return np.zeros(0, np.intp)
+        members: NDArray[np.intp] = np.flatnonzero(self.flow[i])
+        cheapest: NDArray[np.intp] = members[
+            self._whole[j, members] - self._whole[i, members] == self._cost[i, j]
+        ]
+        return cheapest
+
+    def _capacity(self, i: int, j: int, movers: NDArray[np.intp]) -> int:
         if j == self._outside:
             return int(self._upper[i] - self._wanted[i])
         if i == self._outside:
             return int(self._wanted[j] - self._lower[j])
-        return int(self.flow[i, self._by[i, j]])
+        return int(self.flow[i, movers].sum())
 
-    def _move(self, i: int, j: int, amount: int) -> None:
+    def _move(self, i: int, j: int, movers: NDArray[np.intp], amount: int) -> None:
         if j == self._outside:
             self._wanted[i] += amount
         elif i == self._outside:
             self._wanted[j] -= amount
         else:
-            self.flow[i, self._by[i, j]] -= amount
-            self.flow[j, self._by[i, j]] += amount
+            sent = np.diff(np.minimum(np.cumsum(self.flow[i, movers]), amount), prepend=0)
+            self.flow[i, movers] -= sent
+            self.flow[j, movers] += sent
 
     def prices(self) -> Ints:
         """Prices under which no chain of moves gains: distances, with the outside at 0."""

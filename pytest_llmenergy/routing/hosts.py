@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -173,5 +174,6 @@ def _accuracy_of(name: str, model: str, accuracies: Mapping[str, float]) -> floa
             return accuracies[key]
     known = presets.accuracy(model)
     if known is None:
-        raise RequestError(f"the accuracy of {name} is not known. Give it: --accuracy {name}=0.61, say.")
+        option = shlex.quote(f"{name}=0.61")
+        raise RequestError(f"the accuracy of {name} is not known. Give it: --accuracy {option}, say.")
     return known

@@ -96,6 +96,8 @@ def near_prices(market: Market, prices: Floats) -> Floats:
         # Hot enough for the classes that have to move, and hotter where that was too cold to get there.
         near_a_tie = min(_HOTTEST, _COOLING**attempt * astray / classes)
         temperature = float(np.quantile(second - best, near_a_tie))
+        if temperature == 0:  # models of equal cost tie everywhere, and the others still have a price
+            temperature = float(np.quantile((market.costs - prices[:, None]).mean(axis=0) - best, _HOTTEST))
         if not 0 < temperature < np.inf:
             break
         prices = _cool(market, prices, temperature)
@@ -117,7 +119,8 @@ def _cool(market: Market, prices: Floats, temperature: float) -> Floats:
     for _ in range(_MAX_STAGES):
         best, second, where = two_best(market.costs, prices)
         market = market.only(np.flatnonzero(second - best < _SETTLED * temperature), where)
-        prices, undecided = _balance(market, prices, temperature)
+        with np.errstate(over="ignore"):  # far colder than a margin, chances are 0 and 1
+            prices, undecided = _balance(market, prices, temperature)
         if undecided < _FEW * len(prices):
             break
         temperature /= _COOLING

@@ -28,6 +28,7 @@ _NEAR_TIES = 64  # the fewest classes that are settled one by one
 _SPARE = 4  # near ties for each that is expected to move
 _GROWTH = 4
 _HALF_BITS = 31
+_FARTHEST = 2.0**60
 _SAFE_QUERIES = 1 << 31  # beyond, sums of halves of a 62-bit cost could overflow
 
 
@@ -84,7 +85,8 @@ def solve(costs: Floats, counts: Ints, lower: Ints, upper: Ints, *, prices: Floa
     start = np.zeros(len(whole)) if prices is None else np.asarray(prices, np.float64)
     dear = costs if blocked is None else np.where(np.isfinite(costs), costs, blocked * unit)
     near = near_prices(Market(costs=dear, counts=counts, lower=lower, upper=upper), start)
-    start_at = np.rint(near / unit).astype(np.int64)
+    # However far the prices went where a bound does not bind, they have to fit an integer.
+    start_at = np.clip(np.rint(near / unit), -_FARTHEST, _FARTHEST).astype(np.int64)
     whole_prices, flow, value, bound = _settle(
         Market(costs=whole, counts=counts, lower=lower, upper=upper), start_at
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -10,9 +11,13 @@ import pytest
 from pytest_llmenergy.analysis import forms
 from pytest_llmenergy.analysis.choose import compare, fit_all
 from pytest_llmenergy.analysis.fits import CannotFitError, fit_form
+from pytest_llmenergy.analysis.fits_document import write_fits
 from pytest_llmenergy.analysis.forms import form_named
 from pytest_llmenergy.analysis.verdict import Limits
 from tests.doubles.cells import drawn
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 TOKEN_PASS = {"steps": 4.0, "token_passes": 0.027, "attended_pairs": 5e-6}
 KV_CACHE = {
@@ -207,3 +212,27 @@ def test_limits_are_the_user_s() -> None:
     cells = drawn(TOKEN_PASS, noise=0.06, trials=1)
     assert _chosen(cells).verdict.is_usable
     assert not _chosen(cells, limits=Limits(loo_mape=1.0)).verdict.is_usable
+
+
+@pytest.mark.parametrize("kv_cache", [False, True, None])
+@pytest.mark.parametrize(
+    "truth", [TOKEN_PASS, {"(intercept)": 3.0}, {"tokens_out": 1.0}], ids=["token-pass", "constant", "steps"]
+)
+def test_exact_and_few_cells_are_fitted_without_a_warning(
+    tmp_path: Path, kv_cache: bool | None, truth: dict[str, float]
+) -> None:
+    """No noise, one trial, hardly more cells than coefficients: no figure is NaN."""
+    for trials in (1, 3):
+        for grid in (None, [(8, 8), (8, 64), (64, 8)], [(8, 8), (8, 64), (64, 8), (64, 64)]):
+            cells = drawn(truth, noise=0, kv_cache=kv_cache, trials=trials, grid=grid)
+            fits, skipped = fit_all([cells])
+            assert len(skipped) == (not fits)
+            write_fits(tmp_path / "fits.json", fits, skipped=skipped)
+            assert "NaN" not in (tmp_path / "fits.json").read_text()
+            for fit in fits:
+                assert not (len(cells.mean) <= len(fit.form.terms) + 1 and fit.verdict.is_usable)
+
+
+def test_between_exact_fits_the_simplest_is_chosen() -> None:
+    """A cost per step alone, without noise: two coefficients are enough."""
+    assert _chosen(drawn({"tokens_out": 1.0}, noise=0)).form.label == "token-pass-linear"

@@ -30,6 +30,7 @@ def curves(draw: st.DrawFn, shortest_s: float) -> PowerCurve:
     return PowerCurve(segments)
 
 
+@settings(deadline=None)
 @given(
     curve=curves(0.0),
     period_s=st.floats(0.001, 0.5),
@@ -47,7 +48,7 @@ def test_a_latched_counters_error_is_within_its_bound_at_any_phase(
     assert abs(found.energy_j - truth_j) <= found.bound_j * (1 + 1e-6) + 0.002
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(
     curve=curves(0.25),
     update_s=st.floats(0.001, 0.1),
@@ -89,6 +90,7 @@ def test_no_samples_are_no_energy_and_not_zero() -> None:
     assert integrate_power([], 0, 1, update_period_s=0.1, averaging_s=0) is None
 
 
+@settings(deadline=None)
 @given(
     modulus=st.integers(1000, 2**64),
     start=st.integers(0, 2**64),

@@ -88,6 +88,22 @@ def test_a_board_without_a_counter_is_metered_by_its_power(bench: Bench, nvml: N
     assert found.energy_j == pytest.approx(truth_j, rel=0.05)
 
 
+def test_power_that_was_not_read_for_a_while_gives_no_energy(bench: Bench) -> None:
+    """Failing reads, or a machine that slept: trapezoids over a hole would be an invention."""
+    meters = bench.open(
+        "gpu Tesla_P100 arch=4 counter=0 averaging_ms=10\npower 0 0 50\n"
+        "error nvmlDeviceGetPowerUsage 0 15 10 12"
+    )
+    lost, slept = bench.window(meters, 9, 13), bench.window(meters, 20, 21)
+    assert lost.domains[0].energy_j is None
+    assert "GPU is lost" in (lost.domains[0].reason or "")
+    assert slept.domains[0].energy_j == pytest.approx(50)
+    with meters.window() as window:
+        bench._scheduler.now_s += 30  # no task runs meanwhile
+    assert window.domains[0].energy_j is None
+    assert "not read for" in (window.domains[0].reason or "")
+
+
 def test_of_two_gpus_one_may_have_no_counter(bench: Bench, nvml: NvmlDouble) -> None:
     meters = bench.open(
         f"{A100}\ngpu Tesla_P100 arch=4 counter=0 averaging_ms=10\npower 0 0 100\npower 1 0 50\n"

@@ -6,7 +6,7 @@ import random
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_llmenergy.meters.residency import Residency
@@ -131,6 +131,7 @@ def energy_j(rows: list[Row]) -> float:
     return sum(step.power_w[0] * (step.end_s - step.start_s) for step in intervals(rows, 0.1))
 
 
+@settings(deadline=None)
 @given(seed=st.integers(0, 2**32), count=st.integers(2, 60))
 def test_rows_in_any_order_and_twice_have_the_same_energy(seed: int, count: int) -> None:
     source = random.Random(seed)
@@ -144,6 +145,7 @@ def test_rows_in_any_order_and_twice_have_the_same_energy(seed: int, count: int)
     assert energy_j(list(shuffled.rows.values())) == pytest.approx(energy_j(list(straight.rows.values())))
 
 
+@settings(deadline=None)
 @given(seed=st.integers(0, 2**32), count=st.integers(3, 60), data=st.data())
 def test_rows_cut_anywhere_never_crash_nor_raise_the_energy(
     seed: int, count: int, data: st.DataObject

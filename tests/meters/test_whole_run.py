@@ -34,7 +34,11 @@ def run(pytester: pytest.Pytester, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         monkeypatch.setenv(SCENARIO_VARIABLE, str(tmp_path / "scenario"))
         pytester.makepyfile(test)
         result = pytester.runpytest_subprocess(
-            "--llm-energy", "--llm-energy-results", "out", "-p", "no:cacheprovider", *arguments
+            "--llm-energy",
+            "--llm-energy-results=out",
+            "--llm-energy-max-trials=6",
+            "-pno:cacheprovider",
+            *arguments,
         )
         path = pytester.path / "out" / "results.json"
         return result, json.loads(path.read_text()) if path.exists() else {}

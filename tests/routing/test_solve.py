@@ -150,3 +150,14 @@ def test_exact_sums_do_not_overflow():
     """A hundred million queries of the largest cost add up exactly."""
     costs, counts = np.array([(1 << 60) - 1, -(1 << 60)]), np.array([100_000_000, 99_999_999])
     assert exact_dot(costs, counts) == ((1 << 60) - 1) * 100_000_000 - (1 << 60) * 99_999_999
+
+
+@pytest.mark.parametrize("slack", [0, 1_000])
+def test_two_equal_models_are_told_apart_by_their_counts_alone(slack):
+    """The same model twice ties for every class; the third still has its price."""
+    energy = np.random.default_rng(0).exponential(size=20_000)
+    costs, counts = np.stack([energy, energy, 2 * energy]), np.full(20_000, 2)
+    share = np.array([8_000, 8_000, 24_000])
+    solution = solve(costs, counts, share - slack, share + slack)
+    check(solution, costs, counts, share - slack, share + slack)
+    assert solution.gap == 0
