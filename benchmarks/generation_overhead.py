@@ -1,8 +1,8 @@
 """Tokens per second through the backend over a bare loop of the same `model.generate`, per family.
 
 Both run in one process on the same model, prompts and settings, turn about, so that what disturbs one
-disturbs the other; figures are of the fastest call of each in CPU time, which other work on the machine can only
-raise. The harness does what a trial does: generate and verify.
+disturbs the other; figures are of the fastest call of each in CPU time, which other work on the machine
+can only raise. The harness does what a trial does: generate and verify.
 
     python benchmarks/generation_overhead.py [--rounds 25] [--tokens-in 32] [--tokens-out 32]
 """

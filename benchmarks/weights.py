@@ -1,7 +1,7 @@
 """Time and peak memory to materialise a model of 1.24 billion parameters, over from_config's default init.
 
-CPU time is printed beside wall time, since a busy machine stretches the latter. Each way runs in a process of its own on the llama-3.2-1b architecture in bf16 on the CPU; imports and the
-process's memory before are not counted.
+Each way runs in a process of its own on the llama-3.2-1b architecture in bf16 on the CPU; imports and the
+process's memory before are not counted. CPU time is printed too, since a busy machine stretches wall time.
 
     python benchmarks/weights.py [--preset llama-3.2-1b]
 """

@@ -149,14 +149,14 @@ def _relax(program: ClassProgram) -> tuple[Floats, Ints] | None:
     if hosted is not None:
         # Whole instances first: then their capacities are known, and the rest is linear again.
         status = pulp_solver.solve(
-            model, pulp_solver.open_solver("highs", time_limit_s=_WHOLE_S, gap_rel=1e-6)
+            model, pulp_solver.open_solver("highs", "cbc", time_limit_s=_WHOLE_S, gap_rel=1e-6)
         )
         if status != "optimal":
             return None
         instances = np.array([round(h.varValue) for h in hosted], np.int64)
         loose, rows, _, _ = _build(program, whole=False, whole_instances=False)
         model = loose
-    status = pulp_solver.solve(model, pulp_solver.open_solver("highs"))
+    status = pulp_solver.solve(model, pulp_solver.open_solver("highs", "cbc"))
     if status != "optimal":
         return None
     return np.array([row.pi or 0.0 for row in rows]), instances
@@ -297,7 +297,7 @@ def _rest_of(program: ClassProgram, flow: Ints, near: NDArray[np.intp]) -> Class
 
 def _whole(program: ClassProgram) -> Ints | None:
     model, _, _, x = _build(program, whole=True)
-    solver = pulp_solver.open_solver("highs", time_limit_s=_WHOLE_S, gap_rel=_GAP)
+    solver = pulp_solver.open_solver("highs", "cbc", time_limit_s=_WHOLE_S, gap_rel=_GAP)
     if pulp_solver.solve(model, solver) != "optimal":
         return None
     flow = np.zeros(program.costs.shape, np.int64)

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
 
 # HiGHS spends minutes looking for dependent equations unless it has a limit, however large.
 _ANY_LIMIT_S = 86_400.0
-SOLVERS = ("cbc", "highs")
 
 
 def pulp() -> ModuleType:
@@ -24,28 +23,25 @@ def pulp() -> ModuleType:
     return require("pulp", feature="the reference solver", extra="routing")
 
 
-def open_solver(name: str | None, *, time_limit_s: float | None = None, gap_rel: float | None = None) -> Any:
-    """The solver of that name, or the first there is: CBC, then HiGHS.
+def open_solver(*names: str, time_limit_s: float | None = None, gap_rel: float | None = None) -> Any:
+    """The first of these solvers (cbc, highs) that is installed.
 
     Raises:
-        RequestError: it is not installed.
+        RequestError: none is.
     """
     package = pulp()
-    limit_s = time_limit_s or _ANY_LIMIT_S
-    if name in (None, "cbc"):
-        # PuLP 3 carries a CBC of its own; PuLP 4 takes the one on PATH, or that of pulp[cbc].
-        bundled = getattr(package.apis.coin_api, "pulp_cbc_path", None)
-        path = bundled if bundled and Path(bundled).exists() else None
-        solver = package.COIN_CMD(path=path, msg=False, timeLimit=limit_s, gapRel=gap_rel or 0.0)
+    options = {"msg": False, "timeLimit": time_limit_s or _ANY_LIMIT_S, "gapRel": gap_rel or 0.0}
+    for name in names:
+        if name == "highs":
+            solver = package.HiGHS(**options)
+        else:
+            # PuLP 3 carries a CBC of its own; PuLP 4 takes the one on PATH, or that of pulp[cbc].
+            bundled = getattr(package.apis.coin_api, "pulp_cbc_path", None)
+            path = bundled if bundled and Path(bundled).exists() else None
+            solver = package.COIN_CMD(path=path, **options)
         if solver.available():
             return solver
-    if name in (None, "highs"):
-        solver = package.HiGHS(msg=False, timeLimit=limit_s, gapRel=gap_rel or 0.0)
-        if solver.available():
-            return solver
-    raise RequestError(
-        f"PuLP finds no solver {name or 'at all'}. Run: pip install highspy, and choose --solver pulp-highs."
-    )
+    raise RequestError(f"PuLP finds no solver ({' or '.join(names)}). Run: pip install highspy")
 
 
 def solve(problem: Any, solver: Any) -> str:

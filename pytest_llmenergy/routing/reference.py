@@ -78,7 +78,8 @@ def reference_plan(
     program, x = binary_program(costs, counts, problem.lower, problem.upper)
     if lp is not None:
         write_lp(program, lp)
-    status = pulp_solver.solve(program, pulp_solver.open_solver(solver))
+    names = (solver,) if solver else ("cbc", "highs")
+    status = pulp_solver.solve(program, pulp_solver.open_solver(*names))
     solve_s = time.perf_counter() - start_s
     if status != "optimal":
         raise RequestError(f"PuLP ended {status}, without an optimum. Use --solver prices.")

@@ -7,6 +7,7 @@ import pytest
 
 from pytest_llmenergy.errors import RequestError
 from pytest_llmenergy.routing.frontier import plan_at
+from pytest_llmenergy.routing.operators import Limits, plan_within
 from pytest_llmenergy.routing.problem import make_problem, share_bounds
 from pytest_llmenergy.routing.reference import binary_program, reference_plan
 from pytest_llmenergy.routing.solve import InfeasibleError
@@ -68,3 +69,13 @@ def test_the_program_is_buildable_without_solving(small):
     program, x = binary_program(small.costs(0.5), small.workload.counts, small.lower, small.upper)
     assert program.name == "offline_energy_optimal_serving"
     assert len(x) == 3
+
+
+def test_a_solver_that_is_not_installed_is_said_so(small, monkeypatch):
+    """With what to run; where one of two is missing, the other does it."""
+    monkeypatch.setattr("pulp.HiGHS.available", lambda _self: False)
+    with pytest.raises(RequestError, match="pip install highspy"):
+        reference_plan(small, 0.5, solver="highs")
+    assert reference_plan(small, 0.5).solution.status == "optimal"
+    limited, _ = plan_within(small, 0.2, Limits(tokens={"large": 100}))
+    assert (limited.solution.flow @ small.workload.tokens)[2] <= 100
