@@ -278,3 +278,10 @@ def shutdown() -> None:
 
     with contextlib.suppress(pynvml.NVMLError):
         pynvml.nvmlShutdown()
+
+
+def is_nvml_error(error: Exception) -> bool:
+    """Whether the driver said so."""
+    import pynvml
+
+    return isinstance(error, pynvml.NVMLError)

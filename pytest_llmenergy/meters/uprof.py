@@ -1,17 +1,12 @@
 """AMD uProf: power of every physical core and package, and the share of it that is ours.
 
-One `AMDuProfCLI timechart` runs for the whole session, because starting one takes seconds and its first and
-last rows are lost. It records for as long as a program runs that we give it: a reader of a pipe that we hold.
+One recorder runs for the whole session: starting one takes seconds, and its first and last rows are lost.
 """
 
 from __future__ import annotations
 
-import contextlib
 import datetime as dt
-import os
 import shutil
-import signal
-import subprocess
 import tempfile
 import time
 from itertools import accumulate
@@ -21,11 +16,19 @@ from typing import TYPE_CHECKING
 from pytest_llmenergy.accounting import ATTRIBUTED
 from pytest_llmenergy.errors import MeterUnavailableError, Unavailable
 from pytest_llmenergy.meters.counters import measured, unavailable
+from pytest_llmenergy.meters.edges import Edge, Tick, energy_between
 from pytest_llmenergy.meters.integrate import Bounded
 from pytest_llmenergy.meters.machine import TICK_S, tree_busy_s
 from pytest_llmenergy.meters.residency import ResidencySampler
-from pytest_llmenergy.meters.ticks import Edge, Tick, energy_between
 from pytest_llmenergy.meters.uprof_csv import Interval, Timechart
+from pytest_llmenergy.meters.uprof_recorder import (
+    COMMAND,
+    INTERVAL_MS,
+    NAME,
+    Recorder,
+    explained,
+    find_command,
+)
 from pytest_llmenergy.records import MeterSource, Provenance
 
 if TYPE_CHECKING:
@@ -36,73 +39,11 @@ if TYPE_CHECKING:
     from pytest_llmenergy.meters.residency import Residency
     from pytest_llmenergy.meters.sampler import Scheduler
 
-NAME = "uprof"
-COMMAND = "AMDuProfCLI"
-INTERVAL_MS = 100  # as Wilkins et al., section 3.2.2
 _INTERVAL_S = INTERVAL_MS / 1000
-_LONGEST_S = 10_000_000  # it ends with our program, not with its duration
 _START_S = 20.0
-_STOP_S = 10.0
 _ROWS_S = 5.0  # how long a window's rows are waited for
-_READ_S = 0.5
 _TIME_DOUBT_S = 0.002  # the times of real rows are off by so much
 _MOST_MISSING = 0.05  # of a window; beyond it there is no reading
-
-
-class Recorder:
-    """The running `AMDuProfCLI timechart`."""
-
-    def __init__(self, command: Path, folder: Path) -> None:
-        self._folder = folder
-        self._log = (folder / "log").open("w+b")
-        pipe = folder / "until-closed"
-        os.mkfifo(pipe)
-        # Read and write, so that opening does not wait for the reader. If we are killed the kernel closes it.
-        self._pipe: int | None = os.open(pipe, os.O_RDWR)
-        arguments = ["timechart", "--event", "power", "--interval", str(INTERVAL_MS)]
-        arguments += ["--duration", str(_LONGEST_S), "-o", str(folder), "-f", "csv"]
-        self.process = subprocess.Popen(
-            [command, *arguments, shutil.which("cat") or "/bin/cat", str(pipe)],
-            stdin=subprocess.DEVNULL,
-            stdout=self._log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C is for us; we then stop it so that no row is lost
-        )
-
-    @property
-    def is_running(self) -> bool:
-        """Whether it still records."""
-        return self.process.poll() is None
-
-    def said(self) -> str:
-        """What it has printed."""
-        self._log.seek(0)
-        return self._log.read().decode(errors="replace").strip()
-
-    def csv(self) -> Path | None:
-        """The file it writes, once there is one."""
-        return next(iter(self._folder.glob("*/timechart.csv")), None)
-
-    def stop(self) -> None:
-        """End our program, which ends the recording; then ask, then kill."""
-        if self._pipe is not None:
-            os.close(self._pipe)
-            self._pipe = None
-        for sent in (None, signal.SIGINT, signal.SIGKILL):
-            if sent is not None:
-                self.process.send_signal(sent)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self.process.wait(_STOP_S)
-                break
-        self._log.close()
-
-
-def find_command() -> Path | None:
-    """The CLI on PATH, or where its packages put it."""
-    on_path = shutil.which(COMMAND)
-    if on_path:
-        return Path(on_path)
-    return max(Path("/opt").glob(f"AMDuProf*/bin/{COMMAND}"), default=None)
 
 
 class UprofMeter:
@@ -152,7 +93,7 @@ class UprofMeter:
             time.sleep(_INTERVAL_S / 2)
             self.read()
         if not self._recorder.is_running:
-            raise _explained(self._recorder.said())
+            raise explained(self._recorder.said())
         if not self._chart.rows:
             what = "a header but no records" if self._chart.has_header else "no records"
             raise MeterUnavailableError(
@@ -331,31 +272,6 @@ def energy_of_intervals(steps: Sequence[Interval], start_s: float, end_s: float)
         cut_j = sum(step.power_w[0] * (step.end_s - step.start_s) for step in (inside[0], inside[-1]))
         return Bounded(energy_j, cut_j + gaps_j)
     return Bounded(found.energy_j, found.bound_j + gaps_j)
-
-
-def _explained(said: str) -> MeterUnavailableError:
-    last = said.splitlines()[-1].strip() if said else "it ended without a word"
-    lowered = said.lower()
-    if "driver" in lowered:
-        return MeterUnavailableError(
-            NAME,
-            Unavailable.NOT_INSTALLED,
-            f"{COMMAND} says: {last}",
-            "Run: sudo /opt/AMDuProf_*/bin/AMDPowerProfilerDriver.sh install",
-        )
-    if "permission" in lowered or "privilege" in lowered or "root" in lowered:
-        return MeterUnavailableError(
-            NAME,
-            Unavailable.NO_PERMISSION,
-            f"{COMMAND} says: {last}",
-            "Run as root, or let an administrator allow this user to read /dev/AMDPowerProfiler.",
-        )
-    return MeterUnavailableError(
-        NAME,
-        Unavailable.READ_FAILED,
-        f"{COMMAND} says: {last}",
-        f"Try: {COMMAND} timechart --event power --interval 100 --duration 5",
-    )
 
 
 def open_uprof(scheduler: Scheduler, machine: Machine) -> UprofMeter:

@@ -74,8 +74,25 @@ def test_an_unknown_meter_is_refused_with_the_names_there_are(machine: Machine) 
 
 
 @pytest.mark.usefixtures("no_gpu")
-def test_a_domain_of_two_meters_is_counted_once(machine: Machine, powercap: PowercapTree) -> None:
+@pytest.mark.parametrize(("names", "energy_j"), [(["rapl", "amd_energy"], 7), (["amd_energy", "rapl"], 9)])
+def test_a_domain_of_two_meters_is_counted_once(
+    machine: Machine, powercap: PowercapTree, names: list[str], energy_j: float
+) -> None:
     """The meter that was named first has it."""
+    powercap.add("intel-rapl:0", "package-0")
+    monitor = machine.hwmon / "hwmon0"
+    monitor.mkdir(parents=True)
+    for name, content in (("name", "amd_energy"), ("energy1_label", "Esocket0"), ("energy1_input", "0")):
+        (monitor / name).write_text(f"{content}\n")
+    with open_meters(names, machine=machine) as meters:
+        with meters.window() as window:
+            powercap.set("intel-rapl:0", 7_000_000)
+            (monitor / "energy1_input").write_text("9000000\n")
+        assert [(part.domain, part.energy_j) for part in window.domains] == [("cpu:package-0", energy_j)]
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_an_estimate_beside_a_measurement_stays_apart(machine: Machine, powercap: PowercapTree) -> None:
     powercap.add("intel-rapl:0", "package-0")
     with open_meters(["rapl", "estimate"], machine=machine) as meters, meters.window() as window:
         pass

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pytest_llmenergy.meters.edges import energy_between
 from pytest_llmenergy.meters.integrate import Bounded, latched_difference
-from pytest_llmenergy.meters.ticks import TickTracker, energy_between
+from pytest_llmenergy.meters.ticks import TickTracker
 from tests.doubles.powercurve import LatchedCounter, ManualScheduler, PowerCurve
 
 CAP_W = 450.0
