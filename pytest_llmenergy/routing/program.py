@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pytest_llmenergy.routing import pulp_solver
+from pytest_llmenergy.routing.conflicts import conflict_message, smallest_conflict
 from pytest_llmenergy.routing.solve import InfeasibleError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
     from numpy.typing import NDArray
 
     Floats = NDArray[np.float64]
@@ -328,20 +327,3 @@ def _conflict(program: ClassProgram) -> str:
     labels += [program.hosting.label] if program.hosting else []
     labels += [program.forbids] if program.free_costs is not None else []
     return conflict_message(smallest_conflict(labels, feasible))
-
-
-def smallest_conflict(labels: Sequence[str], feasible: Callable[[frozenset[str]], bool]) -> list[str]:
-    """A set of constraints that cannot hold together, none of which can be left out (a deletion filter)."""
-    needed = list(dict.fromkeys(labels))
-    for label in list(needed):
-        rest = [other for other in needed if other != label]
-        if not feasible(frozenset(rest)):
-            needed = rest
-    return needed
-
-
-def conflict_message(labels: Sequence[str]) -> str:
-    """What to tell people."""
-    if len(labels) == 1:
-        return f"no plan can meet {labels[0]}. Relax it."
-    return f"these cannot hold together: {'; '.join(labels)}. Relax one of them."
