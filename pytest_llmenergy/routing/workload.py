@@ -27,6 +27,7 @@ COLUMNS = ("tokens_in", "tokens_out")
 COUNT = "count"
 _MOST = (1 << 31) - 1
 _ROWS_A_BATCH = 1 << 20
+_MOST_COUNTERS = 1 << 20
 _EXAMPLE = "Give the columns tokens_in,tokens_out and, optionally, count."
 
 
@@ -72,8 +73,13 @@ def workload_of(tokens_in: ArrayLike, tokens_out: ArrayLike, counts: ArrayLike |
     if not times.sum():
         raise RequestError("the workload has no queries. Give one with at least one query.")
     base = int(columns[1].max()) + 1
-    keys, where = np.unique(columns[0] * base + columns[1], return_inverse=True)
-    merged = np.bincount(where, times).astype(np.int64)
+    keys = columns[0] * base + columns[1]
+    if int(keys.max()) < _MOST_COUNTERS:
+        merged = np.bincount(keys, times).astype(np.int64)  # a counter for every pair there could be
+        keys = np.arange(len(merged))
+    else:
+        keys, where = np.unique(keys, return_inverse=True)
+        merged = np.bincount(where, times).astype(np.int64)
     keys, merged = keys[merged > 0], merged[merged > 0]
     return Workload(tokens_in=keys // base, tokens_out=keys % base, counts=merged)
 
