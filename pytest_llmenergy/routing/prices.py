@@ -84,23 +84,25 @@ class Market:
 def near_prices(market: Market, prices: Floats) -> Floats:
     """Prices at which nearly every class is where the optimum has it, from any prices (K,)."""
     models, classes = market.costs.shape
-    for attempt in range(1, _ATTEMPTS + 1):
+    reach = _COOLING
+    for attempt in range(_ATTEMPTS):
         best, second, where = two_best(market.costs, prices)
         astray = market.astray(where)
         if astray <= _FEW * models:
             break
         stride = -(-classes // _SAMPLE)
-        if stride > 1 and attempt == 1 and astray > classes // _SAMPLE_FROM:
+        if stride > 1 and attempt == 0 and astray > classes // _SAMPLE_FROM:
             prices = near_prices(_sample(market, stride), prices)
             continue
         # Hot enough for the classes that have to move, and hotter where that was too cold to get there.
-        near_a_tie = min(_HOTTEST, _COOLING**attempt * astray / classes)
+        near_a_tie = min(_HOTTEST, reach * astray / classes)
         temperature = float(np.quantile(second - best, near_a_tie))
         if temperature == 0:  # models of equal cost tie everywhere, and the others still have a price
             temperature = float(np.quantile((market.costs - prices[:, None]).mean(axis=0) - best, _HOTTEST))
         if not 0 < temperature < np.inf:
             break
         prices = _cool(market, prices, temperature)
+        reach *= _COOLING
     return prices
 
 
