@@ -83,8 +83,8 @@ def integrate_power(
         update_period_s: how old a reading may be.
         averaging_s: over what time before its latching the sensor averages.
 
-    The bound holds for power that changes at most once between two samples: half the step there, and at each
-    edge the sensor's lag times the swing of the power.
+    The bound holds for power that changes at most once between two samples: between the samples' lower and
+    higher power all the time, and at each edge the sensor's lag times the swing of the power.
     """
     inside = [sample for sample in samples if start_s <= sample.time_s <= end_s]
     before = [sample for sample in samples if sample.time_s < start_s][-1:]
@@ -100,8 +100,15 @@ def integrate_power(
     energy_j = bound_j = 0.0
     for one, two in pairwise(points):
         step_s = two.time_s - one.time_s
-        energy_j += step_s * (one.power_w + two.power_w) / 2
-        bound_j += step_s * abs(two.power_w - one.power_w) / 2
+        piece_j = step_s * (one.power_w + two.power_w) / 2
+        # The change may be anywhere between the samples around the piece: an edge cuts their step in two.
+        around_w = [one.power_w, two.power_w]
+        if one is points[0]:
+            around_w += [sample.power_w for sample in before]
+        if two is points[-1]:
+            around_w += [sample.power_w for sample in after]
+        energy_j += piece_j
+        bound_j += max(piece_j - step_s * min(around_w), step_s * max(around_w) - piece_j)
     # A change near an edge may show in the sensor only when it is that much older.
     lag_s = update_period_s + averaging_s
     shown = [sample.power_w for sample in samples if start_s - lag_s <= sample.time_s <= end_s + lag_s]

@@ -78,6 +78,15 @@ def test_sampled_powers_error_is_within_its_bound(
     assert abs(found.energy_j - truth_j) <= found.bound_j + 1e-6 * truth_j + 1e-9
 
 
+def test_power_that_rises_just_before_the_end_is_within_the_bound() -> None:
+    """The window's edge cuts a step between two samples; the rise may be all on the window's side."""
+    curve = PowerCurve([(0, 0.0), (1.65625, 1.0)])
+    samples = [PowerSample(at_s, curve.power_w(at_s)) for at_s in (0.95, 1.05, 1.35, 1.65, 1.75)]
+    found = integrate_power(samples, 1.0, 1.6875, update_period_s=0.0, averaging_s=0.0)
+    assert found is not None
+    assert abs(found.energy_j - 0.03125) <= found.bound_j
+
+
 def test_steady_power_is_integrated_exactly() -> None:
     samples = [PowerSample(number / 10, 120.0) for number in range(50)]
     found = integrate_power(samples, 1.03, 3.57, update_period_s=0.1, averaging_s=1.0)
