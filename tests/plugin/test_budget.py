@@ -58,7 +58,7 @@ class TestMine:
 
 
 def test_the_nearest_of_markers_is_the_parameter_sets_then_the_subclasss(project: Any) -> None:
-    """pytest itself lists them the other way round."""
+    """By pytest itself they are listed the other way round."""
     result = written(
         project,
         f"""

@@ -226,7 +226,7 @@ def test_an_interrupted_cell_is_shown_as_interrupted(project: Any) -> None:
     )
     result = project.run("--models", "m-one")
     assert result.ret == pytest.ExitCode.INTERRUPTED
-    result.stdout.fnmatch_lines(["[[]1/1[]] m-one *8->4  5 x *", "[[]2/2[]] m-one *8->8  interrupted"])
+    result.stdout.fnmatch_lines(["[[]1/1[]] m-one *8->4 * 5 x *", "[[]2/2[]] m-one *8->8  interrupted"])
     assert "failed" not in result.stdout.str().split("energy of LLM inference")[0]
 
 
@@ -264,7 +264,7 @@ def test_no_time_is_promised_from_cells_that_failed(project: Any, monkeypatch: p
 
     monkeypatch.setattr(ReplayBackend, "load", loading)
     result = project.run(project.bench(), "--models", "m-two,m-one")
-    result.stdout.fnmatch_lines(["[[]6/12[]] m-two * m-two does not fit.", "[[]7/12[]] m-one *"])
+    result.stdout.fnmatch_lines(["[[] 6/12[]] m-two * m-two does not fit.", "[[] 7/12[]] m-one *"])
     result.stdout.no_fnmatch_line("*0 s left*")
 
 
@@ -276,7 +276,7 @@ def test_a_terminal_shows_dots_after_the_line_that_was_written_over(project: Any
         @pytest.hookimpl(trylast=True)
         def pytest_configure(config):
             config.pluginmanager.getplugin("terminalreporter")._tw._file.isatty = lambda: True
-            config.pluginmanager.getplugin("terminalreporter").isatty = True
+            config.pluginmanager.getplugin("terminalreporter").isatty = lambda: True
         """
     )
     project.pytester.makepyfile(
@@ -289,7 +289,37 @@ def test_a_terminal_shows_dots_after_the_line_that_was_written_over(project: Any
     )
     result = project.run("--models", "m-one", "--color=no")
     result.assert_outcomes(passed=2)
-    shown = [line.split("\r")[-1] for line in result.outlines]
-    assert any(line.startswith(".") for line in shown), result.outlines
-    assert any(line.startswith("[1/1] m-one") for line in shown), result.outlines
-    assert not any("trial" in line for line in shown if "energy of" not in line and "trials" not in line)
+    writes = result.outlines  # each from one carriage return or line feed to the next
+    dot = next(n for n, text in enumerate(writes) if text.startswith("."))
+    line = next(n for n, text in enumerate(writes) if text.startswith("[1/1] m-one") and " 5 x " in text)
+    assert any(text.startswith("measuring  trial") for text in writes[:dot])
+    assert (writes[dot - 1].strip(), writes[line - 1].strip()) == ("", "")
+    after = next(text for text in writes[dot + 1 :] if text.strip())
+    assert (writes[dot], after.split()[0]) == (".", "loading")
+
+
+def test_collecting_the_bench_files_without_the_switch_imports_nothing_heavy(project: Any) -> None:
+    """They stand in a project's own test run, which pays nothing for them."""
+    names = ("torch", "transformers", "scipy", "pandas", "statsmodels", "numpy")
+    light = ("msgspec", "pynvml", "pyJoules", "rich", "psutil")
+    project.pytester.makeconftest(
+        f"""
+        import sys
+        def pytest_unconfigure():
+            print("HEAVY", [name for name in {(*names, *light)!r} if name in sys.modules])
+        """
+    )
+    others = (
+        "cacheprovider",
+        "benchmark",
+        "codspeed",
+        "hypothesispytest",
+        "xdist",
+        "anyio",
+        "sybil",
+        "randomly",
+    )
+    switches = [f"-pno:{name}" for name in others]
+    result = project.pytester.runpytest_subprocess(project.bench(), *switches)
+    result.assert_outcomes(skipped=3)
+    result.stdout.fnmatch_lines(["HEAVY [[][]]"])
