@@ -189,6 +189,28 @@ def test_a_signal_at_the_very_end_does_not_lose_the_document(project: Any, name:
     assert len(project.results()["cells"]) == 6
 
 
+def test_who_asked_in_a_test_does_not_break_into_the_writing_by_asking_again(project: Any) -> None:
+    """A batch system sends what the user has sent already: the document is written all the same."""
+    project.pytester.makeconftest(
+        """
+        import os, signal
+        from pytest_llmenergy.campaign.runner import Runner
+        finish = Runner.finish
+        def signalled(self, **kwargs):
+            os.kill(os.getpid(), signal.SIGTERM)
+            return finish(self, **kwargs)
+        Runner.finish = signalled
+        def pytest_runtest_logreport(report):
+            if report.when == "call":
+                os.kill(os.getpid(), signal.SIGINT)
+        """
+    )
+    result = apart(project)
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    document = project.results()
+    assert (document["complete"], len(document["cells"])) == (False, 1)
+
+
 def test_whoever_asks_twice_at_the_end_is_not_kept_waiting(project: Any) -> None:
     """One message, which says where everything is."""
     project.pytester.makeconftest(
