@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_llmenergy.campaign.grid import Place, shuffled
 from pytest_llmenergy.campaign.opening import open_campaign
 from pytest_llmenergy.environment import read_gpus
 from pytest_llmenergy.errors import LLMEnergyError
 from pytest_llmenergy.options import given, read_gate, read_settings
-from pytest_llmenergy.plugin import benchmark, marker
+from pytest_llmenergy.plugin import benchmark, marker, plan
 from pytest_llmenergy.plugin.fixture import Energy
 from pytest_llmenergy.plugin.progress import Progress
 
@@ -102,20 +101,12 @@ class MeasuringSession:
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         """Put each model's cells together, in seeded random order, after the tests that have none."""
-        measuring = [item for item in items if "energy" in getattr(item, "fixturenames", ())]
         for item in items:
             try:
                 marker.check(item)
             except LLMEnergyError as error:
                 raise pytest.UsageError(f"{item.nodeid}: {error}") from error
-        of_cells = [(place, item) for item in measuring if (place := _place(item)) is not None]
-        order = shuffled(
-            [place for place, _ in of_cells], seed=self._settings.seed, models=self._settings.models
-        )
-        rank = {place: number for number, place in enumerate(order)}
-        of_cells.sort(key=lambda pair: (rank[pair[0]], pair[1].nodeid))
-        moved = {id(item) for _, item in of_cells}
-        items[:] = [item for item in items if id(item) not in moved] + [item for _, item in of_cells]
+        items[:] = plan.in_order(items, seed=self._settings.seed, models=self._settings.models)
 
     # Before and while it runs
 
@@ -131,7 +122,7 @@ class MeasuringSession:
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> None:
         """Open meters and journal before the first test, so that a bad request ends before anything runs."""
-        measuring = [item for item in session.items if "energy" in getattr(item, "fixturenames", ())]
+        measuring = plan.measuring(session.items)
         if not measuring or self._config.option.collectonly:
             return
         try:
@@ -139,7 +130,7 @@ class MeasuringSession:
         except LLMEnergyError as error:
             raise pytest.UsageError(str(error)) from error
         if self._progress is not None:
-            self._progress.plan(self._cells_to_come(measuring, runner))
+            self._progress.plan(plan.cells_to_come(measuring, runner))
 
     def _open(self, session: pytest.Session) -> Runner:
         """Open meters, journal and gate, and say so.
@@ -156,29 +147,6 @@ class MeasuringSession:
         for line in _opening_lines(runner):
             self._progress.notice(line)
         return runner
-
-    def _cells_to_come(self, items: list[pytest.Item], runner: Runner) -> list[Place]:
-        """A place for each cell that tests are parametrised with and that the campaign has not.
-
-        A test's own batch sizes and caches make cells of their own; several tests of one cell make one.
-        """
-        settings = self._settings
-        have = {
-            (Place(cell.model, cell.tokens_in, cell.tokens_out), cell.batch_size, cell.kv_cache)
-            for cell in runner.campaign(complete=False).cells
-        }
-        wanted: dict[tuple[Place, Any, Any], None] = {}
-        for item in items:
-            place, params = _place(item), _params(item)
-            if place is not None:
-                batch_size, kv_cache = params.get("batch_size"), params.get("kv_cache")
-                key = (
-                    place,
-                    batch_size if isinstance(batch_size, int) else settings.batch_size,
-                    kv_cache if isinstance(kv_cache, bool) else settings.kv_cache,
-                )
-                wanted[key] = None
-        return [key[0] for key in wanted if key not in have]
 
     def fixture(self, request: pytest.FixtureRequest) -> Energy:
         """The `energy` of one test."""
@@ -351,20 +319,3 @@ def _opening_lines(runner: Runner) -> list[str]:
     if runner.resumed_cells:
         lines.append(f"resuming: {runner.resumed_cells} cells were measured before")
     return lines
-
-
-def _params(item: pytest.Item) -> dict[str, Any]:
-    """What a test is parametrised with."""
-    params: dict[str, Any] = getattr(getattr(item, "callspec", None), "params", {})
-    return params
-
-
-def _place(item: pytest.Item) -> Place | None:
-    """The cell a test is parametrised with; None where its parameters of these names are something else."""
-    params = _params(item)
-    model, tokens_in, tokens_out = (params.get(name) for name in ("model", "tokens_in", "tokens_out"))
-    if not isinstance(model, str) or isinstance(tokens_in, bool) or isinstance(tokens_out, bool):
-        return None
-    if not isinstance(tokens_in, int) or not isinstance(tokens_out, int):
-        return None
-    return Place(model, tokens_in, tokens_out)
