@@ -37,14 +37,18 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Give a test its sweep's cells."""
-    marker = metafunc.definition.get_closest_marker("llmenergy")
-    if marker is None or marker.kwargs.get("sweep") is None:
+    if metafunc.definition.get_closest_marker("llmenergy") is None:
+        return
+    from pytest_llmenergy.plugin.marker import sweep_of
+
+    sweep = sweep_of(metafunc.definition)
+    if sweep is None:
         return
     session = metafunc.config.pluginmanager.getplugin(_SESSION)
     if session is None:
         cells = [pytest.param(None, None, None, marks=pytest.mark.skip(reason=SKIPPED), id="off")]
     else:
-        cells = session.cells(marker.kwargs["sweep"])
+        cells = session.cells(sweep)
     metafunc.parametrize(("model", "tokens_in", "tokens_out"), cells)
 
 

@@ -1,4 +1,4 @@
-"""The `energy` fixture and the budgets of its marker."""
+"""The `energy` fixture."""
 
 from __future__ import annotations
 
@@ -8,25 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_llmenergy import accounting
 from pytest_llmenergy.errors import LLMEnergyError
+from pytest_llmenergy.plugin.marker import Budget, Measured, tolerance_of
 from pytest_llmenergy.records import DOES_NOT_FIT, Provenance
-from pytest_llmenergy.units import format_energy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from pytest_llmenergy.campaign.runner import Runner
     from pytest_llmenergy.meters.window import Window
-    from pytest_llmenergy.records import CellRecord, Summary, WindowRecord
-
-
-@dataclass(slots=True)
-class Measured:
-    """What one test has measured, for its budget and its properties."""
-
-    label: str
-    summary: Summary | None
-    energy_j: float | None
+    from pytest_llmenergy.records import CellRecord, WindowRecord
 
 
 @dataclass(slots=True)
@@ -53,7 +45,8 @@ class Energy:
     ) -> CellRecord:
         """Measure one cell of the paper's experiment: warm-up, then trials until the stopping rule says so.
 
-        A cell the campaign already has is returned, not measured again. Token counts are per sequence.
+        A cell the campaign already has is returned, not measured again. Token counts are per sequence. A cell
+        that does not fit skips the test, or fails it where it has a budget.
         """
         with _failing_clearly():
             record = self._runner.cell(
@@ -66,10 +59,12 @@ class Energy:
                 details=_details(self._request.node),
             )
         if record.stop is not None and record.stop.reason == DOES_NOT_FIT:
+            if Budget.of(self._request.node) is not None:
+                pytest.fail(f"{record.error} Its budget cannot be checked.", pytrace=False)
             pytest.skip(f"{record.error}")
         if record.error is not None:
             pytest.fail(f"{record.label}: {record.error}", pytrace=False)
-        self._note(record.label, record)
+        self._note(record)
         return record
 
     def __call__(
@@ -98,22 +93,19 @@ class Energy:
             )
         if record.summary is None or not any(trial.counts for trial in record.trials):
             pytest.fail(f"{record.label}: no usable trial of {len(record.trials)}", pytrace=False)
-        self._note(record.label, record)
+        self._note(record)
         return record
 
     @contextlib.contextmanager
     def window(self, label: str) -> Iterator[Window]:
         """Meter one block, once; the figures are on the window when it has closed."""
-        from pytest_llmenergy import accounting
-
         with self._runner.window(label, test=self._request.node.nodeid) as window:
             yield window
-        found = accounting.energy(window.domains)
-        self.measured.append(Measured(label, None, None if found is None else found.energy_j))
+        self.measured.append(_in_window(label, window))
 
-    def _note(self, label: str, record: CellRecord | WindowRecord) -> None:
+    def _note(self, record: CellRecord | WindowRecord) -> None:
         summary = record.summary
-        self.measured.append(Measured(label, summary, None if summary is None else summary.energy_j))
+        self.measured.append(_per_call(record))
         if summary is not None:
             properties = self._request.node.user_properties
             properties.append(("llmenergy.energy_j", summary.energy_j))
@@ -122,28 +114,36 @@ class Energy:
         self._registered(self._request, record)
 
 
-def tolerance_of(item: pytest.Item) -> float | None:
-    """The increase that the test's nearest marker allows its cells; None where none does.
+def _per_call(record: CellRecord | WindowRecord) -> Measured:
+    """The means of a record's counted trials, on the basis of its energy per token."""
+    summary = record.summary
+    if summary is None:
+        return Measured(label=record.label, energy_j=None, provenance=Provenance.UNAVAILABLE)
+    is_gpu_alone = summary.energy_basis == "gpu_energy_j"
+    per_token_j, tokens = summary.energy_j_per_token_half_width, record.tokens_generated
+    return Measured(
+        label=record.label,
+        energy_j=summary.gpu_energy_j if is_gpu_alone else summary.energy_j,
+        provenance=summary.provenance,
+        is_gpu_alone=is_gpu_alone,
+        half_width_j=None if per_token_j is None or tokens is None else per_token_j * tokens,
+        energy_j_per_token=summary.energy_j_per_token,
+        half_width_j_per_token=per_token_j,
+    )
 
-    Raises:
-        ValueError: it is no share.
-    """
-    from pytest_llmenergy.units import parse_fraction
 
-    for marker in item.iter_markers("llmenergy"):
-        stated = marker.kwargs.get("tolerance")
-        if stated is None:
-            continue
-        try:
-            share = parse_fraction(str(stated))
-        except ValueError:
-            share = -1.0
-        if isinstance(stated, bool) or not 0 <= share < float("inf"):
-            raise ValueError(
-                f"@pytest.mark.llmenergy: tolerance must be a share such as '10%', not {stated!r}"
-            )
-        return share
-    return None
+def _in_window(label: str, window: Window) -> Measured:
+    """All energy of a window, or the GPU's where that is all there is, as in a summary."""
+    whole, gpu = accounting.energy(window.domains), accounting.gpu_energy(window.domains)
+    is_gpu_alone = (whole is None or whole.energy_j is None) and gpu is not None and gpu.energy_j is not None
+    found = gpu if is_gpu_alone else whole
+    return Measured(
+        label=label,
+        energy_j=None if found is None else found.energy_j,
+        provenance=Provenance.UNAVAILABLE if found is None else found.provenance,
+        is_gpu_alone=is_gpu_alone,
+        is_window=True,
+    )
 
 
 def _details(item: pytest.Item) -> dict[str, Any]:
@@ -157,76 +157,3 @@ def _failing_clearly() -> Iterator[None]:
         yield
     except LLMEnergyError as error:
         raise pytest.fail.Exception(str(error), pytrace=False) from None  # its causes would be printed too
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Budget:
-    """What a test may cost: the arguments of its marker."""
-
-    max_j_per_token: float | None = None
-    max_energy_j: float | None = None
-
-    @classmethod
-    def of(cls, item: pytest.Item) -> Budget | None:
-        """The budget of a test's nearest marker that states one.
-
-        Raises:
-            ValueError: an argument is unknown or no positive number.
-        """
-        for marker in item.iter_markers("llmenergy"):
-            known = {*cls.__slots__, "sweep", "tolerance"}
-            unknown = sorted(set(marker.kwargs) - known)
-            if marker.args or unknown:
-                wrong = ", ".join(unknown) or "positional arguments"
-                raise ValueError(f"@pytest.mark.llmenergy takes {', '.join(sorted(known))}, not {wrong}")
-            limits = {
-                name: marker.kwargs[name] for name in cls.__slots__ if marker.kwargs.get(name) is not None
-            }
-            for name, limit in limits.items():
-                if isinstance(limit, bool) or not isinstance(limit, int | float) or not limit > 0:
-                    raise ValueError(
-                        f"@pytest.mark.llmenergy: {name} must be a positive number, not {limit!r}"
-                    )
-            if limits:
-                return cls(**limits)
-        return None
-
-    def broken_by(self, measured: list[Measured]) -> str | None:
-        """Why the budget does not hold, in one message; a budget nothing was measured for does not hold."""
-        if not measured:
-            return "the test has an energy budget but measured nothing with the `energy` fixture"
-        reasons = [reason for one in measured for reason in self._reasons(one)]
-        return "\n".join(reasons) or None
-
-    def _reasons(self, one: Measured) -> Iterator[str]:
-        summary = one.summary
-        if self.max_j_per_token is not None:
-            if summary is None or summary.energy_j_per_token is None:
-                yield f"{one.label}: energy per token is unknown, so its budget cannot be checked"
-            elif summary.energy_j_per_token > self.max_j_per_token:
-                yield _over(
-                    one, summary.energy_j_per_token, self.max_j_per_token, "generated token", scale=1.0
-                )
-        if self.max_energy_j is not None:
-            if one.energy_j is None:
-                yield f"{one.label}: energy is unknown, so its budget cannot be checked"
-            elif one.energy_j > self.max_energy_j:
-                per_token = None if summary is None else summary.energy_j_per_token
-                yield _over(
-                    one,
-                    one.energy_j,
-                    self.max_energy_j,
-                    "call",
-                    scale=one.energy_j / per_token if per_token else 1.0,
-                )
-
-
-def _over(one: Measured, energy_j: float, budget_j: float, per: str, *, scale: float) -> str:
-    summary = one.summary
-    half_width_j = None if summary is None else summary.energy_j_per_token_half_width
-    spread = "" if half_width_j is None else f" ± {format_energy(half_width_j * scale)}"
-    estimate = summary is not None and summary.provenance is not Provenance.MEASURED
-    return (
-        f"{one.label}: {format_energy(energy_j)}{spread} per {per} is over the budget of "
-        f"{format_energy(budget_j)}" + (" (an estimate, not a measurement)" if estimate else "")
-    )

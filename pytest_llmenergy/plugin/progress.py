@@ -30,6 +30,8 @@ class Progress:
                 False  # cells of all files are mixed: their names would only break lines
             )
         self._live = bool(self._reporter and self._reporter.isatty and not config.option.verbose)
+        self._terminal = None if self._reporter is None else config.get_terminal_writer()
+        self._is_rewriting = False  # the line under the cursor is ours, to be written over
         self._kv_cache = kv_cache
         self._left: list[Place] = []
         self._now: Place | None = None
@@ -37,9 +39,10 @@ class Progress:
         self._done_cost = 0.0
         self._spent_s = 0.0
         self._began_s = time.monotonic()
+        self.cells_shown = 0  # lines that stay
 
     def plan(self, places: Sequence[Place]) -> None:
-        """The cells to come, in order."""
+        """The cells to come; two that differ in batch or cache alone are two of one place."""
         self._left = list(places)
         self._total = len(self._left)
 
@@ -49,8 +52,9 @@ class Progress:
 
     def begins(self, place: Place) -> None:
         """A cell is about to be measured."""
-        if place not in self._left:
-            self._total += 1  # a test asked for a cell by itself
+        if place not in self._left:  # a test asked for a cell by itself
+            self._left.append(place)
+            self._total += 1
         self._began_s = time.monotonic()
         self._now = place
 
@@ -66,13 +70,27 @@ class Progress:
 
     def ends(self, place: Place, record: CellRecord) -> None:
         """A cell has been measured."""
+        if self._now is None:
+            self.begins(place)  # it could not even begin
         self._now = None
-        self._spent_s += time.monotonic() - self._began_s
-        self._done_cost += place.cost(kv_cache=self._kv_cache)
-        if place in self._left:
-            self._left.remove(place)
+        self._left.remove(place)
+        if record.error is None:  # how long a cell takes that failed says nothing of the others
+            self._spent_s += time.monotonic() - self._began_s
+            self._done_cost += place.cost(kv_cache=self._kv_cache)
         line = f"{self._count(0)} {_work(place)}  {_outcome(record)}"
         self._line(line if record.error is not None else f"{line}{self._time_left()}"[:_WIDTH])
+        self.cells_shown += self._reporter is not None
+
+    def ends_early(self) -> None:
+        """The campaign is over; a cell that was being measured is not done."""
+        if self._now is not None:
+            self._line(f"{self._count(1)} {_work(self._now)}  interrupted")
+            self._now = None
+
+    def clear(self) -> None:
+        """Take the line away that is written over and over: somebody else writes now."""
+        if self._is_rewriting:
+            self._write(self._erase)
 
     def notice(self, text: str) -> None:
         """Say something that stays."""
@@ -86,25 +104,41 @@ class Progress:
         left = sum(place.cost(kv_cache=self._kv_cache) for place in self._left)
         if not self._done_cost or not left:
             return ""
-        return f"  {format_wait(self._spent_s * left / self._done_cost)} left"
+        wait_s = self._spent_s * left / self._done_cost
+        return f"  {format_wait(wait_s)} left" if wait_s >= 1 else ""
 
     def _overwrite(self, text: str) -> None:
-        if self._live:
-            self._write(lambda: self._reporter.rewrite(text[:_WIDTH], erase=True))
-
-    def _line(self, text: str) -> None:
-        if self._reporter is None:
+        if not self._live:
             return
 
         def write() -> None:
-            if self._live:
-                self._reporter.rewrite("", erase=True)
-                self._reporter.write("\r")
+            if not self._is_rewriting:
+                self._begin_line()
+            self._reporter.rewrite(text[:_WIDTH], erase=True)
+            self._is_rewriting = True
+
+        self._write(write)
+
+    def _line(self, text: str) -> None:
+        def write() -> None:
+            if self._is_rewriting:
+                self._erase()
             else:
-                self._reporter.ensure_newline()
+                self._begin_line()
             self._reporter.write_line(text)
 
         self._write(write)
+
+    def _erase(self) -> None:
+        self._reporter.rewrite("", erase=True)
+        self._reporter.write("\r")
+        self._is_rewriting = False
+
+    def _begin_line(self) -> None:
+        """End the line that pytest has begun, with the dots of other tests."""
+        self._reporter.ensure_newline()
+        if self._terminal is not None and self._terminal.width_of_current_line:
+            self._terminal.line()
 
     def _write(self, write: Callable[[], None]) -> None:
         if self._reporter is None:
@@ -118,6 +152,8 @@ class Progress:
 
 def _outcome(record: CellRecord) -> str:
     summary, stop = record.summary, record.stop
+    if stop is not None and stop.reason == "interrupted":
+        return "interrupted"
     if record.error is not None or summary is None or stop is None:
         return f"failed: {record.error}"
     per_token_j, half_width_j = summary.energy_j_per_token, summary.energy_j_per_token_half_width

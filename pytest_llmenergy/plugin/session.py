@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_llmenergy.campaign.grid import Place, shuffled
 from pytest_llmenergy.campaign.opening import open_campaign
 from pytest_llmenergy.environment import read_gpus
 from pytest_llmenergy.errors import LLMEnergyError
 from pytest_llmenergy.options import given, read_gate, read_settings
-from pytest_llmenergy.plugin import benchmark
-from pytest_llmenergy.plugin.fixture import Budget, Energy, tolerance_of
+from pytest_llmenergy.plugin import benchmark, marker, plan
+from pytest_llmenergy.plugin.fixture import Energy
 from pytest_llmenergy.plugin.progress import Progress
 
 if TYPE_CHECKING:
@@ -32,11 +31,10 @@ def open_session(config: pytest.Config) -> MeasuringSession:
     Raises:
         pytest.UsageError: the request makes no sense; the message names the remedy.
     """
-    workers = config.getoption("numprocesses", default=None)
-    if workers or hasattr(config, "workerinput"):
+    if _is_distributed(config):
         raise pytest.UsageError(
             "--llm-energy measures alone on the machine: side by side, tests would meter each other. "
-            "Leave out -n (pytest-xdist)."
+            "Leave out -n (pytest-xdist), --tx, --dist and -d."
         )
     try:
         session = MeasuringSession(config, read_settings(config))
@@ -50,6 +48,16 @@ def open_session(config: pytest.Config) -> MeasuringSession:
     return session
 
 
+def _is_distributed(config: pytest.Config) -> bool:
+    """Whether pytest-xdist would run the tests in other processes, or this is one of them."""
+    return (
+        hasattr(config, "workerinput")
+        or bool(config.getoption("numprocesses", default=None))
+        or bool(config.getoption("tx", default=None))
+        or config.getoption("dist", default="no") != "no"
+    )
+
+
 class MeasuringSession:
     """Hooks that are there only while measuring."""
 
@@ -61,8 +69,10 @@ class MeasuringSession:
         self._finished: Campaign | None = None
         self._energies: dict[str, Energy] = {}
         self._registered: set[int] = set()  # records live as long as the session
+        self._shown: set[str] = set()  # tests that have a line of their own
         self._handlers: dict[int, Any] = {}
         self._calling = False
+        self._asked_to_end = False
         self._error: str | None = None
         self.gate: SessionGate | None = None
         self._suite_property: Callable[[str, object], None] | None = None
@@ -91,21 +101,12 @@ class MeasuringSession:
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         """Put each model's cells together, in seeded random order, after the tests that have none."""
-        measuring = [item for item in items if "energy" in getattr(item, "fixturenames", ())]
-        for item in measuring:
+        for item in items:
             try:
-                Budget.of(item)
-                tolerance_of(item)
-            except ValueError as error:
+                marker.check(item)
+            except LLMEnergyError as error:
                 raise pytest.UsageError(f"{item.nodeid}: {error}") from error
-        of_cells = [(place, item) for item in measuring if (place := _place(item)) is not None]
-        order = shuffled(
-            [place for place, _ in of_cells], seed=self._settings.seed, models=self._settings.models
-        )
-        rank = {place: number for number, place in enumerate(order)}
-        of_cells.sort(key=lambda pair: (rank[pair[0]], pair[1].nodeid))
-        moved = {id(item) for _, item in of_cells}
-        items[:] = [item for item in items if id(item) not in moved] + [item for _, item in of_cells]
+        items[:] = plan.in_order(items, seed=self._settings.seed, models=self._settings.models)
 
     # Before and while it runs
 
@@ -121,30 +122,41 @@ class MeasuringSession:
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> None:
         """Open meters and journal before the first test, so that a bad request ends before anything runs."""
-        measuring = [item for item in session.items if "energy" in getattr(item, "fixturenames", ())]
+        measuring = plan.measuring(session.items)
         if not measuring or self._config.option.collectonly:
             return
+        try:
+            runner = self._open(session)
+        except LLMEnergyError as error:
+            raise pytest.UsageError(str(error)) from error
+        if self._progress is not None:
+            self._progress.plan(plan.cells_to_come(measuring, runner))
+
+    def _open(self, session: pytest.Session) -> Runner:
+        """Open meters, journal and gate, and say so.
+
+        Raises:
+            LLMEnergyError: one of them cannot be had; nothing has been measured.
+        """
         for signum in (signal.SIGINT, signal.SIGTERM):
             self._handlers[signum] = signal.signal(signum, lambda _signum, _frame: self._interrupt(session))
         self._progress = Progress(self._config, kv_cache=self._settings.kv_cache)
-        try:
-            self._runner = open_campaign(self._settings, self._progress)
-            if self.gate is not None:
-                self.gate.prepare(self._runner.environment)
-        except LLMEnergyError as error:
-            raise pytest.UsageError(str(error)) from error
-        places = dict.fromkeys(place for item in measuring if (place := _place(item)) is not None)
-        runner = self._runner
-        self._progress.plan(
-            [place for place in places if not runner.has_cell(place.model, place.tokens_in, place.tokens_out)]
-        )
+        self._runner = runner = open_campaign(self._settings, self._progress)
+        if self.gate is not None:
+            self.gate.prepare(runner.environment)
         for line in _opening_lines(runner):
             self._progress.notice(line)
+        return runner
 
     def fixture(self, request: pytest.FixtureRequest) -> Energy:
         """The `energy` of one test."""
+        if self._runner is None:  # no test names the fixture: this one asks for it as it runs
+            try:
+                self._open(request.session)
+            except LLMEnergyError as error:
+                pytest.exit(str(error), returncode=pytest.ExitCode.USAGE_ERROR)
         if self._runner is None:
-            raise AssertionError("no runner: the test loop has not begun")
+            raise AssertionError("a campaign that could not be opened has ended the session")
         self._suite_property = request.getfixturevalue("record_testsuite_property")
         energy = Energy(self._runner, request, self._register)
         self._energies[request.node.nodeid] = energy
@@ -156,7 +168,8 @@ class MeasuringSession:
         An interrupt in the middle of pytest's own bookkeeping would be an internal error, so one that comes
         between two tests waits for the next; whoever asks twice is not kept waiting.
         """
-        again, session.shouldstop = session.shouldstop, "interrupted"
+        session.shouldstop = "interrupted"
+        again, self._asked_to_end = self._asked_to_end, True
         if self._calling or again:
             raise KeyboardInterrupt
 
@@ -166,27 +179,48 @@ class MeasuringSession:
         self._registered.add(id(record))
 
     @pytest.hookimpl(wrapper=True)
-    def pytest_pyfunc_call(self, pyfuncitem: pytest.Function) -> Generator[None, object, object]:
-        """Hold the test to its budget."""
+    def pytest_pyfunc_call(self) -> Generator[None, object, object]:
+        """Let an interrupt end the test that runs, at once."""
         self._calling = True
+        try:
+            return (yield)
+        finally:
+            self._calling = False
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:
+        """Hold a test of any kind to its budget."""
+        lines = self._lines()
         try:
             result = yield
         finally:
-            self._calling = False
-        energy = self._energies.get(pyfuncitem.nodeid)
-        if energy is None:
-            return result
-        budget = Budget.of(pyfuncitem)
-        broken = None if budget is None else budget.broken_by(energy.measured)
+            if self._lines() > lines:
+                self._shown.add(item.nodeid)
+        try:
+            budget = marker.Budget.of(item)
+        except LLMEnergyError as error:  # a marker that was added after collection
+            pytest.fail(str(error), pytrace=False)
+        energy = self._energies.get(item.nodeid)
+        broken = None if budget is None else budget.broken_by([] if energy is None else energy.measured)
         if broken is not None:
             pytest.fail(broken, pytrace=False)
         return result
 
+    def _lines(self) -> int:
+        """How many cells have been shown."""
+        return 0 if self._progress is None else self._progress.cells_shown
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_logreport(self) -> None:
+        """Make room for what pytest prints of a test."""
+        if self._progress is not None:
+            self._progress.clear()
+
     def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, str] | None:
         """A measured cell has its own line; a dot beside it would only break it."""
-        if report.when == "call" and report.passed and report.nodeid in self._energies:
+        if report.when == "call" and report.passed and report.nodeid in self._shown:
             return "passed", "", "MEASURED"
-        if report.when == "call" and report.skipped and report.nodeid in self._energies:
+        if report.when == "call" and report.skipped and report.nodeid in self._shown:
             return "skipped", "", "SKIPPED"
         return None
 
@@ -195,24 +229,33 @@ class MeasuringSession:
     @pytest.hookimpl(tryfirst=True)  # before the JUnit file is written
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
         """Write the results document, whatever ended the session."""
-        for signum, handler in self._handlers.items():
-            signal.signal(signum, handler)
-        if self._runner is None:
+        try:
+            self._finish(session, exitstatus)
+        except LLMEnergyError as error:
+            self._error = str(error)
+            session.exitstatus = pytest.ExitCode.USAGE_ERROR
+        except KeyboardInterrupt:
+            self._error = "interrupted at the end: the journal holds all that was measured."
+            session.exitstatus = pytest.ExitCode.INTERRUPTED
+        finally:
+            for signum, handler in self._handlers.items():
+                signal.signal(signum, handler)
+            self._handlers.clear()
+
+    def _finish(self, session: pytest.Session, exitstatus: int) -> None:
+        if self._runner is None or self._progress is None:
             if self.gate is not None and exitstatus == pytest.ExitCode.OK and not _only_collects(session):
                 self.gate.nothing_measured()
                 self._end_with_gate(session)
             return
+        self._asked_to_end = False  # who asked has been heard; the document comes before asking twice
         ended = exitstatus in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED}
-        try:
-            self._finished = self._runner.finish(
-                complete=ended and not session.shouldstop and not session.shouldfail
-            )
-            if self.gate is not None and ended:
-                self.gate.judge(self._finished, self._runner.results_path)
-                self._end_with_gate(session)
-        except LLMEnergyError as error:
-            self._error = str(error)
-            session.exitstatus = pytest.ExitCode.USAGE_ERROR
+        complete = ended and not session.shouldstop and not session.shouldfail
+        self._finished = self._runner.finish(complete=complete)
+        self._progress.ends_early()
+        if self.gate is not None and ended:
+            self.gate.judge(self._finished, self._runner.results_path)
+            self._end_with_gate(session)
 
     def _end_with_gate(self, session: pytest.Session) -> None:
         """A failed gate is a failed test to whoever reads the exit status and the JUnit file."""
@@ -276,12 +319,3 @@ def _opening_lines(runner: Runner) -> list[str]:
     if runner.resumed_cells:
         lines.append(f"resuming: {runner.resumed_cells} cells were measured before")
     return lines
-
-
-def _place(item: pytest.Item) -> Place | None:
-    """The cell a test is parametrised with, if it is."""
-    callspec = getattr(item, "callspec", None)
-    params = {} if callspec is None else callspec.params
-    if not {"model", "tokens_in", "tokens_out"} <= set(params) or params["model"] is None:
-        return None
-    return Place(str(params["model"]), int(params["tokens_in"]), int(params["tokens_out"]))

@@ -142,3 +142,206 @@ def test_ini_values_stand_and_the_command_line_wins(project: Any) -> None:
     assert {(c["batch_size"], c["kv_cache"]) for c in project.results("ini")["cells"]} == {(4, True)}
     project.run(project.bench(), "--llm-energy-batch-size=2", "--llm-energy-no-kv-cache", measuring=False)
     assert {(c["batch_size"], c["kv_cache"]) for c in project.results("ini")["cells"]} == {(2, False)}
+
+
+@pytest.mark.parametrize("switches", [("-d", "--tx=2*popen"), ("--tx=popen",), ("--dist=load",)])
+def test_other_processes_are_refused_however_they_are_asked_for(
+    project: Any, switches: tuple[str, ...]
+) -> None:
+    """Side by side, tests would meter each other; without -n, pytest-xdist's controller waits for ever."""
+    pytest.importorskip("xdist", reason="pytest-xdist is not installed")
+    result = project.run(project.bench(), "--models", "m-one", *switches)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: *Leave out -n (pytest-xdist), --tx, --dist and -d."])
+    assert not (project.pytester.path / "out").exists()
+
+
+def apart(project: Any, *args: str) -> pytest.RunResult:
+    """Run the token grid in a process of its own, which signals may end."""
+    quiet = ("-pno:cacheprovider", "-pno:hypothesispytest", "-pno:benchmark", "-pno:codspeed")
+    switches = ("--llm-energy", "--llm-energy-meters=replay:replay.toml", "--llm-energy-results=out")
+    bench = project.bench() + "/test_token_grid.py"
+    result: pytest.RunResult = project.pytester.runpytest_subprocess(
+        *quiet, *switches, "--models=m-one", bench, *args
+    )
+    return result
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_signal_at_the_very_end_does_not_lose_the_document(project: Any, name: str) -> None:
+    """The campaign may measure idle power for seconds before it is closed."""
+    project.pytester.makeconftest(
+        f"""
+        import os, signal
+        from pytest_llmenergy.campaign.runner import Runner
+        finish = Runner.finish
+        def signalled(self, **kwargs):
+            os.kill(os.getpid(), signal.{name})
+            return finish(self, **kwargs)
+        Runner.finish = signalled
+        def pytest_unconfigure():
+            print("HANDLER", signal.getsignal(signal.SIGTERM) is signal.SIG_DFL)
+        """
+    )
+    result = apart(project)
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["results: *results.json", "HANDLER True"])
+    assert len(project.results()["cells"]) == 6
+
+
+def test_who_asked_in_a_test_does_not_break_into_the_writing_by_asking_again(project: Any) -> None:
+    """A batch system sends what the user has sent already: the document is written all the same."""
+    project.pytester.makeconftest(
+        """
+        import os, signal
+        from pytest_llmenergy.campaign.runner import Runner
+        finish = Runner.finish
+        def signalled(self, **kwargs):
+            os.kill(os.getpid(), signal.SIGTERM)
+            return finish(self, **kwargs)
+        Runner.finish = signalled
+        def pytest_runtest_logreport(report):
+            if report.when == "call":
+                os.kill(os.getpid(), signal.SIGINT)
+        """
+    )
+    result = apart(project)
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    document = project.results()
+    assert (document["complete"], len(document["cells"])) == (False, 1)
+
+
+def test_whoever_asks_twice_at_the_end_is_not_kept_waiting(project: Any) -> None:
+    """One message, which says where everything is."""
+    project.pytester.makeconftest(
+        """
+        import os, signal
+        from pytest_llmenergy.campaign.runner import Runner
+        def stuck(self, **kwargs):
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+            raise AssertionError("not reached")
+        Runner.finish = stuck
+        """
+    )
+    result = apart(project)
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    result.stdout.fnmatch_lines(["ERROR: interrupted at the end: the journal holds all that was measured."])
+    assert "Traceback" not in result.stdout.str() + result.stderr.str()
+    assert project.journal().read_text().count('"event":"cell"') == 6
+
+
+def test_an_interrupted_cell_is_shown_as_interrupted(project: Any) -> None:
+    """Not as failed, and not left out."""
+    project.pytester.makepyfile(
+        """
+        import pytest
+        from pytest_llmenergy.backends.replay import ReplayLoadedModel
+        def test_one(energy):
+            energy.cell(model="m-one", tokens_in=8, tokens_out=4)
+        def test_two(energy, monkeypatch):
+            def stop(self, request, **kwargs):
+                raise KeyboardInterrupt
+            monkeypatch.setattr(ReplayLoadedModel, "generate", stop)
+            energy.cell(model="m-one", tokens_in=8, tokens_out=8)
+        """
+    )
+    result = project.run("--models", "m-one")
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    result.stdout.fnmatch_lines(["[[]1/1[]] m-one *8->4 * 5 x *", "[[]2/2[]] m-one *8->8  interrupted"])
+    assert "failed" not in result.stdout.str().split("energy of LLM inference")[0]
+
+
+def test_a_test_without_a_line_of_its_own_has_its_dot(project: Any) -> None:
+    """A callable, a window, a cell that was measured before; lines and dots do not share a line."""
+    project.pytester.makepyfile(
+        """
+        def test_call(energy):
+            energy(int)
+        def test_block(energy):
+            with energy.window("w"):
+                pass
+        def test_cell(energy):
+            energy.cell(model="m-one", tokens_in=8, tokens_out=8)
+        def test_cell_again(energy):
+            energy.cell(model="m-one", tokens_in=8, tokens_out=8)
+        """
+    )
+    result = project.run("--models", "m-one")
+    result.assert_outcomes(passed=4)
+    result.stdout.fnmatch_lines(["*..", "[[]1/1[]] m-one *", ". *[[]100%[]]"], consecutive=True)
+
+
+def test_no_time_is_promised_from_cells_that_failed(project: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that does not fit takes no time at all, which says nothing of the next one."""
+    from pytest_llmenergy.backends.replay import ReplayBackend
+    from pytest_llmenergy.errors import DoesNotFitError
+
+    load = ReplayBackend.load
+
+    def loading(self: ReplayBackend, model: str) -> Any:
+        if model == "m-two":
+            raise DoesNotFitError(f"{model} does not fit.")
+        return load(self, model)
+
+    monkeypatch.setattr(ReplayBackend, "load", loading)
+    result = project.run(project.bench(), "--models", "m-two,m-one")
+    result.stdout.fnmatch_lines(["[[] 6/12[]] m-two * m-two does not fit.", "[[] 7/12[]] m-one *"])
+    result.stdout.no_fnmatch_line("*0 s left*")
+
+
+def test_a_terminal_shows_dots_after_the_line_that_was_written_over(project: Any) -> None:
+    """On a terminal, what is measured now is shown and taken away again."""
+    project.pytester.makeconftest(
+        """
+        import pytest
+        @pytest.hookimpl(trylast=True)
+        def pytest_configure(config):
+            config.pluginmanager.getplugin("terminalreporter")._tw._file.isatty = lambda: True
+            config.pluginmanager.getplugin("terminalreporter").isatty = lambda: True
+        """
+    )
+    project.pytester.makepyfile(
+        """
+        def test_call(energy):
+            energy(int)
+        def test_cell(energy):
+            energy.cell(model="m-one", tokens_in=8, tokens_out=8)
+        """
+    )
+    result = project.run("--models", "m-one", "--color=no")
+    result.assert_outcomes(passed=2)
+    writes = result.outlines  # each from one carriage return or line feed to the next
+    dot = next(n for n, text in enumerate(writes) if text.startswith("."))
+    line = next(n for n, text in enumerate(writes) if text.startswith("[1/1] m-one") and " 5 x " in text)
+    assert any(text.startswith("measuring  trial") for text in writes[:dot])
+    assert (writes[dot - 1].strip(), writes[line - 1].strip()) == ("", "")
+    after = next(text for text in writes[dot + 1 :] if text.strip())
+    assert (writes[dot], after.split()[0]) == (".", "loading")
+
+
+def test_collecting_the_bench_files_without_the_switch_imports_nothing_heavy(project: Any) -> None:
+    """They stand in a project's own test run, which pays nothing for them."""
+    names = ("torch", "transformers", "scipy", "pandas", "statsmodels", "numpy")
+    light = ("msgspec", "pynvml", "pyJoules", "rich", "psutil")
+    project.pytester.makeconftest(
+        f"""
+        import sys
+        def pytest_unconfigure():
+            print("HEAVY", [name for name in {(*names, *light)!r} if name in sys.modules])
+        """
+    )
+    others = (
+        "cacheprovider",
+        "benchmark",
+        "codspeed",
+        "hypothesispytest",
+        "xdist",
+        "anyio",
+        "sybil",
+        "randomly",
+    )
+    switches = [f"-pno:{name}" for name in others]
+    result = project.pytester.runpytest_subprocess(project.bench(), *switches)
+    result.assert_outcomes(skipped=3)
+    result.stdout.fnmatch_lines(["HEAVY [[][]]"])

@@ -125,8 +125,31 @@ def test_a_budget_that_nothing_was_measured_for_fails(project: Any) -> None:
     result.stdout.fnmatch_lines(["*has an energy budget but measured nothing*"])
 
 
-@pytest.mark.parametrize("marker", ["max_j=1", "1", "max_energy_j=-1", "max_energy_j='2 J'", "sweep='rows'"])
-def test_a_marker_that_makes_no_sense_ends_in_one_message(project: Any, marker: str) -> None:
+@pytest.mark.parametrize(
+    ("marker", "message"),
+    [
+        (
+            "max_j=1",
+            "@pytest.mark.llmenergy takes max_energy_j, max_j_per_token, sweep, tolerance, not max_j",
+        ),
+        (
+            "1",
+            "llmenergy takes max_energy_j, max_j_per_token, sweep, tolerance, not positional arguments",
+        ),
+        ("max_energy_j=-1", "@pytest.mark.llmenergy: max_energy_j must be a positive number, not -1"),
+        ("max_energy_j='2 J'", "@pytest.mark.llmenergy: max_energy_j must be a positive number, not '2 J'"),
+        (
+            "max_j_per_token=True",
+            "@pytest.mark.llmenergy: max_j_per_token must be a positive number, not True",
+        ),
+        ("tolerance=True", "@pytest.mark.llmenergy: tolerance must be a share such as '10%', not True"),
+        (
+            "sweep='rows'",
+            "@pytest.mark.llmenergy(sweep=...): unknown sweep 'rows'; there are input, output, grid",
+        ),
+    ],
+)
+def test_a_marker_that_makes_no_sense_ends_in_one_message(project: Any, marker: str, message: str) -> None:
     """Unknown names and values are refused at collection, before anything is measured."""
     project.pytester.makepyfile(
         f"""
@@ -137,9 +160,13 @@ def test_a_marker_that_makes_no_sense_ends_in_one_message(project: Any, marker: 
         """
     )
     result = project.run("--models", "m-one")
-    assert result.ret != 0
-    assert "llmenergy" in result.stdout.str() + result.stderr.str()
-    assert "INTERNALERROR" not in result.stdout.str()
+    said = result.stdout.str() + result.stderr.str()
+    # A usage error of the hook that makes parameters is a collection error to pytest.
+    in_collection = marker.startswith("sweep")
+    assert result.ret == (pytest.ExitCode.INTERRUPTED if in_collection else pytest.ExitCode.USAGE_ERROR)
+    assert said.count(message) == 1
+    assert "INTERNALERROR" not in said
+    assert "Traceback" not in said
     assert not (project.pytester.path / "out").exists()
 
 
@@ -205,3 +232,79 @@ def test_a_cell_whose_call_raises_keeps_what_was_measured_and_the_others_run(pro
     assert (broken["error"], broken["stop"]["reason"]) == ("RuntimeError: the engine died", "failed")
     assert len(broken["trials"]) == 4
     assert whole["error"] is None
+
+
+@pytest.mark.parametrize("value", ["'short'", "None", "{}", "[8]", "True", "8.5"])
+@pytest.mark.parametrize("name", ["model", "tokens_in", "tokens_out"])
+def test_a_users_own_parameters_of_these_names_are_theirs(project: Any, name: str, value: str) -> None:
+    """A label, nothing, a dictionary: the test runs, for it alone knows what it means by them."""
+    given = {"model": "'m-one'", "tokens_in": "8", "tokens_out": "8", name: value}
+    project.pytester.makepyfile(
+        f"""
+        import pytest
+        @pytest.mark.parametrize("model, tokens_in, tokens_out", [({", ".join(given.values())})])
+        def test_mine(energy, model, tokens_in, tokens_out):
+            assert {name} == {value}
+            energy.cell(model="m-one", tokens_in=8, tokens_out=8)
+        """
+    )
+    project.run("--models", "m-one").assert_outcomes(passed=1)
+
+
+def test_a_test_can_ask_for_the_fixture_as_it_runs(project: Any) -> None:
+    """By `getfixturevalue`, where no test names it: the campaign opens then, and the budget holds."""
+    project.pytester.makepyfile(
+        """
+        import pytest
+        @pytest.mark.llmenergy(max_energy_j=1)
+        def test_over(request):
+            energy = request.getfixturevalue("energy")
+            energy.cell(model="m-one", tokens_in=8, tokens_out=8)
+        def test_next(request):
+            request.getfixturevalue("energy").cell(model="m-one", tokens_in=8, tokens_out=4)
+        """
+    )
+    result = project.run("--models", "m-one")
+    result.assert_outcomes(failed=1, passed=1)
+    result.stdout.fnmatch_lines(["meter replay (measured): *", "*49.4 J ± * per call is over the budget*"])
+    assert len(project.results()["cells"]) == 2
+
+
+def test_a_campaign_that_cannot_be_opened_as_a_test_runs_ends_the_session(project: Any) -> None:
+    """With one message, as at its start."""
+    project.pytester.makepyfile(
+        """
+        def test_mine(request):
+            request.getfixturevalue("energy")
+        def test_never():
+            raise AssertionError
+        """
+    )
+    result = project.run("--models", "m-three")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.assert_outcomes()
+    result.stdout.fnmatch_lines(["*Exit: the replay file has no model 'm-three'; it has m-one, m-two.*"])
+
+
+def test_a_users_own_batch_sizes_and_caches_reach_the_cell(project: Any) -> None:
+    """Each its own cell, and each counted in the progress."""
+    project.pytester.makepyfile(
+        """
+        import pytest
+        @pytest.mark.parametrize("kv_cache", [True, False])
+        @pytest.mark.parametrize("batch_size", [1, 4])
+        @pytest.mark.parametrize("model, tokens_in, tokens_out", [("m-one", 8, 8), ("m-one", 16, 8)])
+        def test_mine(energy, model, tokens_in, tokens_out, batch_size, kv_cache):
+            record = energy.cell(model=model, tokens_in=tokens_in, tokens_out=tokens_out,
+                                 batch_size=batch_size, kv_cache=kv_cache)
+            assert (record.batch_size, record.kv_cache) == (batch_size, kv_cache)
+            assert record.summary.energy_j is not None
+        """
+    )
+    result = project.run("--models", "m-one")
+    result.assert_outcomes(passed=8)
+    found = {(cell["tokens_in"], cell["batch_size"], cell["kv_cache"]) for cell in project.results()["cells"]}
+    assert found == {(i, batch, kv) for i in (8, 16) for batch in (1, 4) for kv in (True, False)}
+    for cell in project.results()["cells"]:
+        assert cell["trials"][-1]["tokens_generated"] == cell["batch_size"] * 8
+    result.stdout.fnmatch_lines([f"[[]{n}/8[]] m-one*" for n in range(1, 9)], consecutive=True)
