@@ -16,14 +16,13 @@ from pytest_llmenergy.campaign.journal import JOURNAL_NAME, CellDone, TrialDone,
 from pytest_llmenergy.campaign.results import RESULTS_NAME, read_results
 from pytest_llmenergy.campaign.settings import Settings
 from pytest_llmenergy.campaign.stopping import StopRule
-from pytest_llmenergy.errors import RequestError
+from pytest_llmenergy.errors import DoesNotFitError, RequestError
 from tests.doubles.engine import HERE, IDLE_W, Machine
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from pytest_llmenergy.campaign.runner import Runner
     from pytest_llmenergy.records import Environment, Trial
 
 
@@ -72,16 +71,17 @@ def test_the_rules_confidence_is_that_of_every_interval(tmp_path: Path, confiden
         assert measured.stop.energy_half_width_rel == pytest.approx(half_width_j / mean_j)
 
 
-def test_a_cells_batch_and_cache_win_over_the_campaigns(machine: Machine) -> None:
+@pytest.mark.parametrize("kv_cache", [False, True])
+def test_a_cells_batch_and_cache_win_over_the_campaigns(machine: Machine, kv_cache: bool) -> None:
     """The engine is asked for them, the record names them, and they are cells of their own."""
-    runner = machine.runner(idle_s=0.0, batch_size=4, kv_cache=False)
-    asked = [{}, {"batch_size": 2}, {"kv_cache": True}, {"batch_size": 1, "kv_cache": True}]
-    wanted = [(4, False), (2, False), (4, True), (1, True)]
+    runner = machine.runner(idle_s=0.0, batch_size=4, kv_cache=kv_cache)
+    asked = [{}, {"batch_size": 2}, {"kv_cache": not kv_cache}, {"batch_size": 1, "kv_cache": not kv_cache}]
+    wanted = [(4, kv_cache), (2, kv_cache), (4, not kv_cache), (1, not kv_cache)]
     done = [runner.cell("a", 8, 4, **how) for how in asked]
     assert [(cell.batch_size, cell.kv_cache) for cell in done] == wanted
     works = [
-        Work(tokens_in=8, tokens_out=4, batch_size=batch_size, kv_cache=kv_cache, seed=0)
-        for batch_size, kv_cache in wanted
+        Work(tokens_in=8, tokens_out=4, batch_size=batch_size, kv_cache=cache, seed=0)
+        for batch_size, cache in wanted
     ]
     assert list(dict.fromkeys(machine.engine.works)) == works
     calls = len(machine.engine.works)
@@ -127,16 +127,49 @@ def test_an_interrupted_cell_keeps_its_trials(machine: Machine) -> None:
     assert trials_of(machine, cell.label) == list(cell.trials)
 
 
-def test_an_interrupted_cell_is_measured_whole_on_resume(machine: Machine) -> None:
-    """And stands in the results once."""
+@pytest.mark.parametrize("resume", [False, True])
+def test_an_interrupted_cell_is_measured_whole_when_it_is_asked_for_again(
+    machine: Machine, resume: bool
+) -> None:
+    """In the same session or a resumed one; it stands in the results once."""
     runner = machine.runner(idle_s=0.0)
     machine.engine.before_call = at(5, KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
         runner.cell("a", 8, 4)
-    assert runner.cell("a", 8, 4).error is None
+    if resume:
+        runner.finish(complete=False)
+        runner = machine.runner(idle_s=0.0, resume=True)
+        assert runner.resumed_cells == 0
+    runner.cell("a", 8, 4)
     runner.finish(complete=True)
     (cell,) = read_results(machine.folder).cells
     assert (cell.error, cell.stop.trials) == (None, 5)
+
+
+def test_a_broken_off_cells_interval_has_the_rules_confidence_too(tmp_path: Path) -> None:
+    machine = Machine(tmp_path / "out", noise=0.02)
+    runner = machine.runner(idle_s=0.0, rule=StopRule(confidence=0.8))
+    machine.engine.before_call = at(6, KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        runner.cell("a", 8, 4)
+    (cell,) = runner.finish(complete=False).cells
+    energies_j = [trial.domains[0].energy_j for trial in cell.trials if trial.counts]
+    assert len(energies_j) == 3
+    wanted = student_t.half_width(energies_j, 0.8) / student_t.mean(energies_j)
+    assert cell.stop.energy_half_width_rel == pytest.approx(wanted)
+    assert cell.stop.confidence == 0.8
+
+
+def test_a_cell_that_runs_out_of_memory_on_its_way_keeps_its_trials(machine: Machine) -> None:
+    """With the sizes; the campaign goes on."""
+    runner = machine.runner(idle_s=0.0)
+    machine.engine.before_call = at(4, DoesNotFitError("no room", needed_b=9, available_b=8))
+    cell = runner.cell("a", 8, 4)
+    assert (cell.error, cell.stop.reason, cell.stop.trials) == ("no room", "does-not-fit", 1)
+    assert len(cell.trials) == 3
+    assert cell.details == {"needed_b": 9, "available_b": 8}
+    assert runner.cell("a", 8, 2).error is None
+    runner.finish(complete=True)
 
 
 def test_a_cell_that_failed_keeps_its_trials_and_is_measured_again_on_resume(machine: Machine) -> None:
@@ -213,7 +246,7 @@ def test_a_callable_that_breaks_off_in_its_fifth_call_keeps_what_was_measured(
 def test_every_event_is_on_the_disk_before_the_campaign_goes_on(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A line is fsynced whole, one by one: what was written when the disk was waited for ends each time later."""
+    """Lines are fsynced whole, one by one."""
     journal = machine.folder / JOURNAL_NAME
     synced: list[int] = []
     real = os.fsync
@@ -388,6 +421,11 @@ def test_a_torn_last_line_is_cut_off_on_resume(machine: Machine) -> None:
     runner = machine.runner(idle_s=0.0, resume=True)
     assert journal.read_bytes() == whole
     assert runner.resumed_cells == 1
+    runner.cell("a", 8, 8)
+    runner.finish(complete=True)
+    assert journal.read_bytes().startswith(whole)
+    runner = machine.runner(idle_s=0.0, resume=True)
+    assert runner.resumed_cells == 2
     runner.finish(complete=True)
 
 

@@ -1,4 +1,4 @@
-"""One cell's trials: when they are given up, what a disturbance does to them, and what of a window is one call's."""
+"""One cell's trials: when they are given up, which of them count, and what of a window is one call's."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def cap(numbers: Callable[[int], bool]) -> Callable[[int], tuple[str, ...]]:
 
 
 def test_a_disturbance_that_comes_and_goes_is_the_condition_once_it_spoils_most_of_a_cap() -> None:
-    """Four of five trials are disturbed, never five in a row; after a cap of trials they count, with their flags."""
+    """Four of five are disturbed, never five in a row; after a cap of trials they count, with their flags."""
     cell = measure(
         ScriptedWindows(flags=cap(lambda number: number % 5 != 0)), rule=StopRule(min_trials=8, max_trials=10)
     )

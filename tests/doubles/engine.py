@@ -1,4 +1,4 @@
-"""A simulated machine whose engine, at a scripted moment, does what real ones do: raise, or be interrupted."""
+"""A simulated machine whose engine raises, or is interrupted, at a scripted moment."""
 
 from __future__ import annotations
 
