@@ -6,7 +6,9 @@ python3 bootstrap.py [EXTRA]      # bench: what `make bench` needs; dev (the def
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -47,14 +49,46 @@ def find_links() -> list[str]:
     return sorted({link for value in values for link in value.replace("\\n", " ").split()})
 
 
+def venv_python() -> str | None:
+    """The full version of the Python that .venv was made with; None without one."""
+    if not PYTHON.exists():
+        return None
+    shown = subprocess.run(
+        [str(PYTHON), "-c", "import sys; print(sys.version)"], capture_output=True, text=True, check=False
+    )
+    return shown.stdout.strip() if shown.returncode == 0 else ""
+
+
+def refuse_cuda(index: list[str]) -> None:
+    """Stop where the constraint would bring torch's CUDA build, several GB, to a machine without a GPU."""
+    if platform.system() != "Linux" or platform.machine() != "x86_64":
+        return  # elsewhere the plain build is the CPU's
+    constraint = CONSTRAINT.read_text().strip()
+    ask = [str(PYTHON), "-m", "pip", "install", "--dry-run", "--no-deps", "--quiet", "--report", "-"]
+    asked = subprocess.run([*ask, *index, constraint], capture_output=True, text=True, check=False)
+    if asked.returncode != 0:
+        return  # the installation will say what is wrong
+    urls = [found["download_info"]["url"] for found in json.loads(asked.stdout)["install"]]
+    if urls and not any("+cpu" in url or "%2Bcpu" in url or "/cpu/" in url for url in urls):
+        sys.exit(
+            f"bootstrap.py: there is no NVIDIA GPU here, and pip would take {constraint} with CUDA (GBs). "
+            "Name an index of torch's CPU builds (torch's own installation page shows one) and try again: "
+            "LLMENERGY_TORCH_INDEX=URL make bench. Or take CUDA all the same: "
+            "LLMENERGY_ALLOW_CUDA=1 make bench"
+        )
+
+
 def install(extra: str, *, gpu: bool) -> None:
     """Install this project in place; without a GPU, torch's CPU build where one is on offer."""
     what = ["-e", f"{ROOT}[{EXTRAS[extra]}]"]
     if not gpu:
         what += ["-c", str(CONSTRAINT)]
         # An index of CPU builds is the user's choice: one that cannot be reached costs a minute of retries.
-        index = os.environ.get("LLMENERGY_TORCH_INDEX")
-        what += ["--extra-index-url", index] if index else []
+        url = os.environ.get("LLMENERGY_TORCH_INDEX")
+        index = ["--extra-index-url", url] if url else []
+        if not os.environ.get("LLMENERGY_ALLOW_CUDA"):
+            refuse_cuda(index)
+        what += index
     uv = shutil.which("uv")
     if uv is not None and not os.environ.get("LLMENERGY_TORCH_INDEX"):
         links = [part for link in find_links() for part in ("--find-links", link)]
@@ -82,6 +116,10 @@ def main() -> None:
             return
     print(f"Setting up {VENV.name} for {extra} (once; a minute or two) ...", flush=True)
     own = ["--system-site-packages"] if gpu and has_own_torch() else []
+    made_with = venv_python()
+    if made_with is not None and made_with != sys.version:
+        print(f"{VENV.name} is of another Python and is made anew.", flush=True)
+        shutil.rmtree(VENV)
     if not PYTHON.exists():
         try:
             subprocess.run([sys.executable, "-m", "venv", *own, str(VENV)], check=True)

@@ -1,8 +1,9 @@
 """Random weights that behave like trained ones: N(0, 0.02), norms one, biases zero.
 
 The values matter: U(0, 1) collapses the activations and sends every token to the same experts, and data
-values move a GPU's power. They are drawn block by block, each block from its own seed, so the same seed gives
-the same weights on any number of threads.
+values move a GPU's power. On a CPU a pool of values is drawn once, and each block of a matrix is a stretch
+of the pool from a place of its own: copying is several times as fast as drawing, no two matrices are alike,
+and the same seed gives the same weights on any number of threads.
 """
 
 from __future__ import annotations
@@ -23,8 +24,7 @@ if TYPE_CHECKING:
 
 STANDARD_DEVIATION = 0.02
 _BLOCK = 1 << 20
-# Up to this many elements torch works on the calling thread alone, so our threads are all there are.
-_CHUNK = 1 << 15
+_POOL = 1 << 24
 
 
 def materialise(model: torch.nn.Module, *, seed: int, device_of: Callable[[str], torch.device]) -> None:
@@ -50,20 +50,21 @@ def fill(parameters: Iterable[tuple[str, torch.Tensor]], *, seed: int) -> None:
     """Fill parameters in place: on the CPU in parallel, on a GPU by its own generator."""
     import torch
 
-    jobs: list[tuple[torch.Tensor, int]] = []
+    jobs: list[tuple[torch.Tensor, torch.Tensor]] = []
     with torch.no_grad():
         for name, parameter in parameters:
             tensor = parameter.detach()
             if tensor.ndim < 2:  # noqa: PLR2004 - vectors are norms and biases
                 tensor.fill_(0.0 if name.endswith("bias") else 1.0)
             elif tensor.device.type == "cpu":
-                jobs.extend(_blocks(tensor, f"{seed}/{name}"))
+                jobs.extend(_stretches(tensor, _pool(tensor.dtype, seed), f"{seed}/{name}"))
             else:
                 generator = torch.Generator(tensor.device).manual_seed(_seed_of(f"{seed}/{name}"))
                 tensor.normal_(0.0, STANDARD_DEVIATION, generator=generator)
     with ThreadPoolExecutor(max_workers=_cpus(), thread_name_prefix="llmenergy-weights") as pool:
-        for _ in pool.map(lambda job: _fill_block(*job), jobs):
+        for _ in pool.map(lambda job: _copy(*job), jobs):
             pass
+    _pool.cache_clear()
 
 
 def probe(network: Any, *, seed: int) -> dict[str, Any]:
@@ -108,22 +109,34 @@ def probe(network: Any, *, seed: int) -> dict[str, Any]:
     return found
 
 
-def _blocks(tensor: torch.Tensor, label: str) -> Iterator[tuple[torch.Tensor, int]]:
+def _stretches(
+    tensor: torch.Tensor, pool: torch.Tensor, label: str
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """The blocks of a tensor, each with its stretch of the pool."""
     flat = tensor.view(-1)
     for index, start in enumerate(range(0, flat.numel(), _BLOCK)):
-        yield flat[start : start + _BLOCK], _seed_of(f"{label}/{index}")
+        block = flat[start : start + _BLOCK]
+        place = _seed_of(f"{label}/{index}") % (pool.numel() - block.numel() + 1)
+        yield block, pool[place : place + block.numel()]
 
 
-def _fill_block(block: torch.Tensor, seed: int) -> None:
+def _copy(block: torch.Tensor, stretch: torch.Tensor) -> None:
+    # Not block.copy_: torch would share each of our threads' work among threads of its own.
+    import torch
+
+    as_bytes = torch.uint8
+    block.view(as_bytes).numpy()[:] = stretch.view(as_bytes).numpy()
+
+
+@cache
+def _pool(dtype: torch.dtype, seed: int) -> torch.Tensor:
+    """Values of N(0, 0.02), of which all matrices are made."""
     import numpy as np
     import torch
 
-    bits = np.random.SFC64(seed)
-    quantiles = _quantiles(block.dtype)
-    for start in range(0, block.numel(), _CHUNK):
-        target = block[start : start + _CHUNK]
-        drawn = bits.random_raw(-(-target.numel() // 4)).view(np.uint16)[: target.numel()]
-        torch.index_select(quantiles, 0, torch.from_numpy(drawn.astype(np.int32)), out=target)
+    bits = np.random.SFC64(_seed_of(f"{seed}/pool"))
+    drawn = bits.random_raw(_POOL // 4).view(np.uint16)
+    return torch.index_select(_quantiles(dtype), 0, torch.from_numpy(drawn.astype(np.int32)))
 
 
 @cache

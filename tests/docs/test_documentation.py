@@ -13,6 +13,11 @@ FILE = re.compile(r"<!-- file: (?P<name>\S+) -->\n```\w*\n(?P<content>.*?)^```$"
 RUN = re.compile(
     r"<!-- run: pytest (?P<args>.*?) -->\n```\w*\n(?P<output>.*?)^```$", re.DOTALL | re.MULTILINE
 )
+PYTHON = re.compile(
+    r"(?P<marked><!-- file: \S+ -->\n)?```python\n(?P<code>.*?)^```$", re.DOTALL | re.MULTILINE
+)
+    r"(?P<marked><!-- file: \S+ -->\n)?```python\n(?P<code>.*?)^```$", re.DOTALL | re.MULTILINE
+)
 LINK = re.compile(r"\]\((?!https?:|#)(?P<target>[^)#]+)(#[^)]*)?\)")
 
 
@@ -79,3 +84,17 @@ def test_links_between_pages_lead_somewhere(page: Path) -> None:
     """Every relative link is a file."""
     for match in LINK.finditer(page.read_text()):
         assert (page.parent / match["target"]).exists(), f"{page.name} links to {match['target']}"
+
+
+def snippets(page: Path) -> list[str]:
+    """The Python of a page that is no file of its own, in order: later blocks lean on earlier ones."""
+    return [match["code"] for match in PYTHON.finditer(page.read_text()) if not match["marked"]]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if snippets(page)], ids=lambda page: page.name)
+def test_the_python_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As written, in one namespace."""
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, object] = {"__name__": "page"}
+    for code in snippets(page):
+        exec(compile(code, str(page), "exec"), namespace)
