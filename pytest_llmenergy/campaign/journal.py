@@ -7,6 +7,7 @@ end of the session; the journal is what `--llm-energy-resume` reads.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 from typing import TYPE_CHECKING, Any, BinaryIO, Self
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 JOURNAL_SCHEMA = "llmenergy.journal/1"
 JOURNAL_NAME = "journal.jsonl"
+# Some file systems of clusters (Lustre mounted without flock) have no locks: nothing is refused there.
+_NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
 
 
 class Opened(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="opened"):
@@ -98,13 +101,22 @@ class Journal:
             DocumentError: a line is damaged, or it is no journal of this version.
             RequestError: it cannot be read or written.
         """
-        events, whole_b = read_journal(path)
         try:
-            with path.open("r+b") as file:
-                file.truncate(whole_b)
-            return cls(path, path.open("ab")), events
+            journal = cls(path, path.open("r+b"))
         except OSError as error:
             raise _unwritable(path, error) from error
+        try:
+            # Held by now: what looks torn may be the line that another run is writing.
+            events, whole_b = read_journal(path)
+            journal._file.truncate(whole_b)
+            journal._file.seek(whole_b)
+        except OSError as error:
+            journal.close()
+            raise _unwritable(path, error) from error
+        except BaseException:
+            journal.close()
+            raise
+        return journal, events
 
     def append(self, event: Event) -> None:
         """Write an event and wait until the disk has it."""
@@ -127,6 +139,10 @@ def _hold(path: Path, file: BinaryIO) -> None:
             f"another run is measuring into {path.parent}. Wait for it, or choose another folder with "
             "--llm-energy-results DIR."
         ) from error
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            file.close()
+            raise
 
 
 def refuse_if_held(path: Path) -> None:
