@@ -16,8 +16,6 @@ RUN = re.compile(
 PYTHON = re.compile(
     r"(?P<marked><!-- file: \S+ -->\n)?```python\n(?P<code>.*?)^```$", re.DOTALL | re.MULTILINE
 )
-    r"(?P<marked><!-- file: \S+ -->\n)?```python\n(?P<code>.*?)^```$", re.DOTALL | re.MULTILINE
-)
 LINK = re.compile(r"\]\((?!https?:|#)(?P<target>[^)#]+)(#[^)]*)?\)")
 
 
