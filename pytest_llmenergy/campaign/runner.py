@@ -191,11 +191,6 @@ class Runner:
             return self._measure_cell(model, work, test, details or {})
         return self._cells[key]
 
-    def has_cell(self, model: str, tokens_in: int, tokens_out: int) -> bool:
-        """Whether the cell has been measured with the campaign's batch and cache."""
-        settings = self.settings
-        return _Key(model, tokens_in, tokens_out, settings.batch_size, settings.kv_cache) in self._cells
-
     def _measure_cell(self, model: str, work: Work, test: str | None, details: dict[str, Any]) -> CellRecord:
         asked = Asked(model=model, work=work, test=test, details=details, settings=self.settings)
         try:

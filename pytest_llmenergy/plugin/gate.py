@@ -12,6 +12,7 @@ from pytest_llmenergy.analysis.gate.tolerances import parse_tolerances
 from pytest_llmenergy.analysis.gate.verdicts import Verdict
 from pytest_llmenergy.campaign.baselines import check_name, find_baselines, save_baseline
 from pytest_llmenergy.campaign.results import read_results
+from pytest_llmenergy.campaign.runner import GATE_NAME
 from pytest_llmenergy.environment import differences
 from pytest_llmenergy.errors import RequestError
 from pytest_llmenergy.records import Environment
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from pytest_llmenergy.analysis.gate.request import GateRequest
     from pytest_llmenergy.records import Campaign
 
-GATE_NAME = "gate.json"
 _NOWHERE = Environment()  # a path is found without knowing the machine
 
 

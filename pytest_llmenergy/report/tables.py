@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pytest_llmenergy.records import DomainEnergy, Summary
 
 WIDTH = 80
+_WHY = {DOES_NOT_FIT: "no room", "interrupted": "interrupted"}
 
 
 def render(tables: Iterable[Table | str], *, width: int = WIDTH) -> list[str]:
@@ -90,7 +91,7 @@ def _cells_table(cells: list[CellRecord]) -> Table:
         summary = cell.summary
         counted = sum(trial.counts for trial in cell.trials)
         if summary is None or cell.error is not None or summary.runtime_s is None:
-            why = "no room" if cell.stop is not None and cell.stop.reason == DOES_NOT_FIT else "failed"
+            why = _WHY.get(cell.stop.reason, "failed") if cell.stop is not None else "failed"
             table.add_row(str(cell.tokens_in), str(cell.tokens_out), str(counted), *[UNKNOWN] * 5, why)
             continue
         energy_j = summary.energy_j if summary.energy_basis == "energy_j" else summary.gpu_energy_j
