@@ -174,7 +174,7 @@ def test_a_marker_that_makes_no_sense_ends_in_one_message(project: Any, marker: 
     ("call", "message"),
     [
         ("model='m-three', tokens_in=8, tokens_out=8", "*the replay file has no model 'm-three'*"),
-        ("model='m-one', tokens_in=-8, tokens_out=8", "*tokens_in must be a whole number of at least 1, not -8*"),
+        ("model='m-one', tokens_in=-8, tokens_out=8", "*must be a whole number of at least 1, not -8*"),
         ("model='m-one', tokens_in=90, tokens_out=11", "*has room for 100 tokens, the cell needs 101*"),
     ],
 )
