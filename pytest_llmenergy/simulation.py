@@ -103,7 +103,7 @@ def read_replay(path: Path) -> Replay:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
         replay = msgspec.convert(document, Replay)
     except OSError as error:
-        raise DocumentError(path, f"cannot be read ({error.strerror}).") from error
+        raise DocumentError(path, f"cannot be read ({error.strerror}).", "Check the path.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
         raise DocumentError(path, f"is not a replay file: {error}.", "See docs/replay.md.") from error
     if replay.schema != REPLAY_SCHEMA:

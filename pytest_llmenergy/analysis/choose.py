@@ -65,7 +65,8 @@ def compare(cells: CellMeans, *, limits: Limits | None = None) -> list[Fit]:
 
     It must come within one standard error of the best left-out error (Breiman's rule: what lies within the
     noise of the comparison is no reason for another coefficient). A form that is negative or falls within
-    its range is chosen only where all do.
+    its range is chosen only where all do; one that may be negative anywhere (the paper's) only where there is
+    no other.
 
     Raises:
         CannotFitError: not one form can be fitted; the message is that of the simplest.
@@ -79,7 +80,11 @@ def compare(cells: CellMeans, *, limits: Limits | None = None) -> list[Fit]:
             problems.append(error)
     if not fits:
         raise problems[0]
-    sound = [fit for fit in fits if fit.verdict.is_monotone and not fit.verdict.is_negative] or fits
+    # A form that can go below zero somewhere is shown to compare with; it is not what anyone should route by.
+    admissible = [fit for fit in fits if fit.form.nonnegative] or fits
+    sound = [
+        fit for fit in admissible if fit.verdict.is_monotone and not fit.verdict.is_negative
+    ] or admissible
     best = min(sound, key=lambda fit: fit.loo_mape)
     near_enough = best.loo_mape + max(best.loo_mape_se, _ROUNDING)
     near = [fit for fit in sound if fit.loo_mape <= near_enough]

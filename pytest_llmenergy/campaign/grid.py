@@ -101,7 +101,7 @@ def _read_grid(name: str) -> Grid:
     try:
         grid = msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), Grid)
     except OSError as error:
-        raise DocumentError(path, f"cannot be read ({error.strerror}).") from error
+        raise DocumentError(path, f"cannot be read ({error.strerror}).", "Check the path.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
         raise DocumentError(path, f"is not a grid: {error}.", "See docs/campaigns.md.") from error
     if grid == Grid():

@@ -52,7 +52,7 @@ def read_document(path: Path) -> tuple[Path, bytes]:
     except IsADirectoryError:
         return read_document(path / RESULTS_NAME)
     except OSError as error:
-        raise DocumentError(path, f"cannot be read ({error.strerror}).") from error
+        raise DocumentError(path, f"cannot be read ({error.strerror}).", "Check the path.") from error
 
 
 def decode(path: Path, text: bytes, kind: type[T]) -> T:
@@ -65,7 +65,8 @@ def decode(path: Path, text: bytes, kind: type[T]) -> T:
         document = msgspec.json.decode(text, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         _refuse_other_schema(path, text)
-        raise DocumentError(path, f"is not a results document: {error}.") from error
+        remedy = "Make one of a table with `llmenergy-report import`." if path.suffix == ".csv" else ""
+        raise DocumentError(path, f"is not a results document: {error}.", remedy) from error
     _refuse_other_schema(path, text)
     return document
 
@@ -80,10 +81,14 @@ def _refuse_other_schema(path: Path, text: bytes) -> None:
     except (msgspec.DecodeError, UnicodeDecodeError):
         return  # no JSON object at all: the caller's message says where
     if schema != RESULTS_SCHEMA:
+        name = RESULTS_SCHEMA.partition("/")[0]
+        other = (schema or "").startswith("llmenergy.") and not (schema or "").startswith(f"{name}/")
         raise DocumentError(
             path,
             f"has schema {schema!r}; this version reads {RESULTS_SCHEMA!r}.",
-            "Use the pytest-llmenergy that wrote it, or a newer one.",
+            "It is another document of ours: give the results it was made from."
+            if other
+            else "Use the pytest-llmenergy that wrote it, or a newer one.",
         )
 
 

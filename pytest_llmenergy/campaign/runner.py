@@ -352,7 +352,17 @@ class Runner:
                 self._close(at_rest=complete)
             finally:
                 campaign = self._write(complete=complete)
+                self._put_back(campaign)
         return campaign
+
+    def _put_back(self, campaign: Campaign) -> None:
+        """Give a former campaign its place again where nothing was measured in its stead."""
+        if self.kept is None or campaign.cells or campaign.windows:
+            return
+        with contextlib.suppress(OSError):
+            for path in self.kept.iterdir():
+                path.replace(self.settings.folder / path.name)
+            self.kept.rmdir()
 
     def _write(self, *, complete: bool) -> Campaign:
         """Write all there is; nothing is written of nothing."""

@@ -47,7 +47,7 @@ class Settings:
         models = "+".join(
             (Path(model).resolve() if Path(model).is_dir() else Path(model)).name for model in self.models
         )
-        return f"{models}-{Path(self.grid_name).stem}"
+        return f"{models}-{Path(self.grid_name).stem}" + ("-kv" if self.kv_cache else "")
 
     @property
     def folder(self) -> Path:

@@ -84,6 +84,8 @@ class Energy:
             *args: for the function.
             **kwargs: for the function.
         """
+        if not callable(function):
+            pytest.fail(f"energy(...) measures a callable, not {function!r}.", pytrace=False)
         with _failing_clearly():
             record = self._runner.measure(
                 lambda: function(*args, **kwargs),

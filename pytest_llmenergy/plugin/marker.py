@@ -62,7 +62,12 @@ class Budget:
     def _reasons(self, one: Measured) -> Iterator[str]:
         if self.max_j_per_token is not None:
             if one.energy_j_per_token is None:
-                yield f"{one.label}: energy per token is unknown, so its budget cannot be checked"
+                why = (
+                    "no tokens are known: pass tokens_out="
+                    if one.energy_j is not None
+                    else "it was not metered"
+                )
+                yield f"{one.label}: energy per token is unknown ({why}), so its budget cannot be checked"
             elif one.energy_j_per_token > self.max_j_per_token:
                 figure = _figure(one.energy_j_per_token, one.half_width_j_per_token)
                 yield _over(one, f"{figure} per generated token", self.max_j_per_token)

@@ -236,3 +236,13 @@ def test_exact_and_few_cells_are_fitted_without_a_warning(
 def test_between_exact_fits_the_simplest_is_chosen() -> None:
     """A cost per step alone, without noise: two coefficients are enough."""
     assert _chosen(drawn({"tokens_out": 1.0}, noise=0)).form.label == "token-pass-linear"
+
+
+def test_a_form_that_may_go_below_zero_is_never_chosen_beside_one_that_may_not() -> None:
+    """The truth is the paper's form with a negative constant: it predicts best, and is shown, not chosen."""
+    truth = {"(intercept)": -40.0, **PAPER}
+    fits = compare(drawn(truth, seed=1, noise=0.001))
+    best = min(fits, key=lambda fit: fit.loo_mape)
+    (chosen,) = [fit for fit in fits if fit.chosen]
+    assert not best.form.nonnegative
+    assert chosen.form.nonnegative

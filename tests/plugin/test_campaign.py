@@ -345,3 +345,13 @@ def test_collecting_the_bench_files_without_the_switch_imports_nothing_heavy(pro
     result = project.pytester.runpytest_subprocess(project.bench(), *switches)
     result.assert_outcomes(skipped=3)
     result.stdout.fnmatch_lines(["HEAVY [[][]]"])
+
+
+def test_a_run_that_measures_nothing_leaves_the_former_results_where_they_were(project: Any) -> None:
+    """A baseline that is not there, or a model that cannot be loaded, costs nobody their results."""
+    project.run(project.bench(), "--models", "m-one")
+    before = (project.pytester.path / "out" / "results.json").read_bytes()
+    result = project.run(project.bench(), "--models", "m-one", "--llm-energy-baseline", "nope")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert (project.pytester.path / "out" / "results.json").read_bytes() == before
+    assert not list((project.pytester.path / "out").glob("former-*"))

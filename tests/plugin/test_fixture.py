@@ -308,3 +308,12 @@ def test_a_users_own_batch_sizes_and_caches_reach_the_cell(project: Any) -> None
     for cell in project.results()["cells"]:
         assert cell["trials"][-1]["tokens_generated"] == cell["batch_size"] * 8
     result.stdout.fnmatch_lines([f"[[]{n}/8[]] m-one*" for n in range(1, 9)], consecutive=True)
+
+
+def test_what_cannot_be_called_is_refused_in_one_line(project: Any) -> None:
+    """`energy(3)` is a slip, not an error of the plugin."""
+    project.pytester.makepyfile("def test_mine(energy):\n    energy(3)\n")
+    result = project.run("--models", "m-one")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["energy(...) measures a callable, not 3."])
+    result.stdout.no_fnmatch_line("*TypeError*")

@@ -25,7 +25,7 @@ from pytest_llmenergy.analysis.gate.verdicts import (
     Verdict,
 )
 from pytest_llmenergy.errors import RequestError
-from pytest_llmenergy.records import Cell, Provenance
+from pytest_llmenergy.records import Campaign, Cell, Provenance
 from pytest_llmenergy.units import format_percent
 
 if TYPE_CHECKING:
@@ -190,6 +190,10 @@ def _report(
     )
 
 
+def _is_disturbed(campaign: Campaign) -> bool:
+    return any(trial.counts and trial.flags for cell in campaign.cells for trial in cell.trials)
+
+
 def _own_tolerance(presence: _Presence) -> float | None:
     # What the head's test says is what its author means now.
     return None if presence.head is None else presence.head.tolerance
@@ -209,6 +213,12 @@ def _notes(presences: dict[Cell, _Presence], bases: Sequence[Session], heads: Se
     incomplete = [session.name for session in heads if not session.campaign.complete]
     if incomplete:
         notes.append(f"{', '.join(incomplete)} is not complete: its campaign was interrupted.")
+    disturbed = [session.name for session in (*bases, *heads) if _is_disturbed(session.campaign)]
+    if disturbed:
+        notes.append(
+            f"Something else ran beside {' and '.join(disturbed)}: the stated rate is that of sessions with "
+            "the machine to themselves."
+        )
     return notes
 
 
