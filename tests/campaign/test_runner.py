@@ -457,11 +457,15 @@ def test_a_former_campaign_is_kept_with_all_its_files(machine: Machine) -> None:
     assert contents(machine.folder / "former-1") == former
     assert set(former) == {JOURNAL_NAME, RESULTS_NAME, "gate.json", "trace.parquet"}
     assert set(contents(machine.folder)) == {JOURNAL_NAME, "notes.txt"}
+    runner.cell("a", 8, 4)
     runner.finish(complete=True)
+    second = contents(machine.folder)
     runner = machine.runner(idle_s=0.0)
     assert runner.kept == machine.folder / "former-2"
     assert contents(machine.folder / "former-1") == former
-    runner.finish(complete=False)
+    runner.finish(complete=False)  # nothing was measured: the second campaign gets its place back
+    assert contents(machine.folder) == second
+    assert not (machine.folder / "former-2").exists()
 
 
 # The end
