@@ -1,4 +1,4 @@
-"""The options of the pytest plugin: declared, read and checked at this one place.
+"""The options of the pytest plugin: declared, read and checked at this one place. PYTEST_DONT_REWRITE.
 
 Each is a command-line flag `--llm-energy-...` and an ini value `llm_energy_...`; the command line wins.
 """
