@@ -21,7 +21,7 @@ def measuring(items: Iterable[pytest.Item]) -> list[pytest.Item]:
 
 def in_order(items: Sequence[pytest.Item], *, seed: int, models: Sequence[str]) -> list[pytest.Item]:
     """The tests without a cell of their own, then each model's cells together, in seeded random order."""
-    of_cells = [(place, item) for item in measuring(items) if (place := _place(item)) is not None]
+    of_cells = [(place, item) for item in measuring(items) if (place := place_of(item)) is not None]
     order = shuffled([place for place, _ in of_cells], seed=seed, models=models)
     rank = {place: number for number, place in enumerate(order)}
     of_cells.sort(key=lambda pair: (rank[pair[0]], pair[1].nodeid))
@@ -41,7 +41,7 @@ def cells_to_come(items: Iterable[pytest.Item], runner: Runner) -> list[Place]:
     }
     wanted: dict[tuple[Place, Any, Any], None] = {}
     for item in items:
-        place, params = _place(item), _params(item)
+        place, params = place_of(item), _params(item)
         if place is not None:
             batch_size, kv_cache = params.get("batch_size"), params.get("kv_cache")
             key = (
@@ -59,7 +59,7 @@ def _params(item: pytest.Item) -> dict[str, Any]:
     return params
 
 
-def _place(item: pytest.Item) -> Place | None:
+def place_of(item: pytest.Item) -> Place | None:
     """The cell a test is parametrised with; None where its parameters of these names are something else."""
     params = _params(item)
     model, tokens_in, tokens_out = (params.get(name) for name in ("model", "tokens_in", "tokens_out"))

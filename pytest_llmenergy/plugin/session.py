@@ -69,7 +69,7 @@ class MeasuringSession:
         self._finished: Campaign | None = None
         self._energies: dict[str, Energy] = {}
         self._registered: set[int] = set()  # records live as long as the session
-        self._shown: set[str] = set()  # tests that have a line of their own
+        self._shown: set[str] = set()  # tests whose cell has a line
         self._handlers: dict[int, Any] = {}
         self._calling = False
         self._asked_to_end = False
@@ -194,7 +194,8 @@ class MeasuringSession:
         try:
             result = yield
         finally:
-            if self._lines() > lines:
+            # A sweep's cell that an earlier test has measured has its line above.
+            if self._lines() > lines or (item.nodeid in self._energies and plan.place_of(item) is not None):
                 self._shown.add(item.nodeid)
         try:
             budget = marker.Budget.of(item)

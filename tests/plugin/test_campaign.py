@@ -252,6 +252,14 @@ def test_an_interrupted_cell_is_shown_as_interrupted(project: Any) -> None:
     assert "failed" not in result.stdout.str().split("energy of LLM inference")[0]
 
 
+def test_sweeps_that_share_cells_leave_one_line_a_cell_and_nothing_between(project: Any) -> None:
+    """Eleven tests, six lines."""
+    result = project.run(project.bench(), "--models", "m-one")
+    lines = [line.strip() for line in result.stdout.lines]
+    first = next(n for n, line in enumerate(lines) if line.startswith("[1/6]"))
+    assert [line[:5] for line in lines[first : first + 6]] == [f"[{n}/6]" for n in range(1, 7)]
+
+
 def test_a_test_without_a_line_of_its_own_has_its_dot(project: Any) -> None:
     """A callable, a window, a cell that was measured before; lines and dots do not share a line."""
     project.pytester.makepyfile(
