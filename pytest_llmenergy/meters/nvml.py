@@ -84,12 +84,12 @@ class NvmlMeter:
         """Mark every board."""
         return [metered.mark() for metered in self._metered]
 
-    def end(self, mark: list[Any]) -> Callable[[], Domains]:
+    def end(self, mark: list[Any]) -> Callable[[float, float], Domains]:
         """Mark every board again; the energies are known a little later."""
         ends: list[Any] = [metered.mark() for metered in self._metered]
-        return lambda: (
+        return lambda start_s, end_s: (
             *(
-                metered.between(start, end)
+                metered.between(start, end, start_s, end_s)
                 for metered, start, end in zip(self._metered, mark, ends, strict=True)
             ),
             *(unavailable(domain, problem, NAME) for domain, problem in self._broken.items()),

@@ -54,8 +54,8 @@ class PowerBoard:
         self._open.append(now_s)
         return now_s
 
-    def between(self, start_s: float, end_s: float) -> DomainEnergy:
-        """The energy of a window; waits for the sensor to show the window's end."""
+    def between(self, start: float, end: float, start_s: float, end_s: float) -> DomainEnergy:
+        """The energy from start_s to end_s, kept since a mark; waits for the sensor to show the end."""
         board = self.board
         # The sensor shows the mean of the time before: the samples are read that much later.
         lag_s = board.averaging_s / 2
@@ -70,8 +70,8 @@ class PowerBoard:
         found = integrate_power(
             samples, from_s, until_s, update_period_s=board.update_period_s, averaging_s=board.averaging_s
         )
-        for at_s in (start_s, end_s):
-            self._open.remove(at_s)
+        for mark in (start, end):
+            self._open.remove(mark)
         if failed:
             return unavailable(board.domain, f"a reading failed: {failed[0]}", NAME)
         gap_s = longest_gap_s(samples, from_s, until_s)

@@ -102,7 +102,7 @@ def open_rapl(sampler: Scheduler, machine: Machine | None = None) -> CounterMete
         except (OSError, ValueError) as error:
             broken[zone.domain] = f"{zone.path} cannot be read ({error})"
             continue
-        if counter.read(sampler.clock()).problem:
+        if counter.read(sampler.clock).problem:
             broken[zone.domain] = counter.problem or ""
         else:
             counters.append(counter)

@@ -130,16 +130,14 @@ class UprofMeter:
             if kind == "package"
         }
 
-    def begin(self) -> float:
-        """Only the time counts: the rows come later."""
+    def begin(self) -> None:
+        """Only the times count: the rows come later."""
         self._residency.sample(self._scheduler.clock())
-        return self._scheduler.clock()
 
-    def end(self, mark: float) -> Callable[[], Domains]:
+    def end(self, _: None) -> Callable[[float, float], Domains]:
         """The rows of the window are read when the energy is asked for."""
-        end_s = self._scheduler.clock()
-        self._residency.sample(end_s)
-        return lambda: self._between(mark, end_s)
+        self._residency.sample(self._scheduler.clock())
+        return self._between
 
     def _between(self, start_s: float, end_s: float) -> Domains:
         until_s = time.monotonic() + _ROWS_S

@@ -10,7 +10,7 @@ from pytest_llmenergy.errors import MeterUnavailableError, RequestError, Unavail
 from pytest_llmenergy.meters.nvml import NvmlMeter, open_nvml
 from pytest_llmenergy.meters.nvml_boards import unit_of
 from pytest_llmenergy.meters.window import Meters, Window
-from pytest_llmenergy.records import Provenance
+from pytest_llmenergy.records import DomainEnergy, MeterSource, Provenance
 
 if TYPE_CHECKING:
     from tests.doubles.nvml import NvmlDouble
@@ -238,3 +238,51 @@ def test_the_unit_of_pyjoules_is_found_and_not_believed(
     through_pyjoules: float, direct_mj: float, unit: str | None
 ) -> None:
     assert unit_of(through_pyjoules, direct_mj) == unit
+
+
+class SlowMeter:
+    """A meter whose readings take long; `cpu_s` is what a meter has that runs a process of its own."""
+
+    source = MeterSource(name="slow", available=True)
+
+    def __init__(self, scheduler: ManualScheduler) -> None:
+        self._scheduler = scheduler
+
+    def begin(self) -> None:
+        self._scheduler.advance(0.03)
+
+    def end(self, _: None) -> tuple[DomainEnergy, ...]:
+        self._scheduler.advance(0.03)
+        return ()
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+class SlowProcess(SlowMeter):
+    cpu_s = 0.0
+
+
+@pytest.mark.parametrize("self_check_s", [0, 2.0])
+def test_what_lies_between_a_reading_and_the_block_is_in_the_bound(
+    bench: Bench, nvml: NvmlDouble, scheduler: ManualScheduler, self_check_s: float
+) -> None:
+    """Here another meter takes 30 ms at either end; a busy machine may as well."""
+    bench.open(f"{A100}\npower 0 0 300\n", self_check_s=self_check_s)
+    (alone,) = bench.window(Meters([bench.meter], clock=scheduler.clock), 10, 11).domains
+    (found,) = bench.window(
+        Meters([bench.meter, SlowMeter(scheduler)], clock=scheduler.clock), 12, 13
+    ).domains
+    assert abs(found.energy_j - 300) <= found.bound_j
+    assert found.bound_j - alone.bound_j == pytest.approx(0.06 * 400, abs=1)
+
+
+def test_a_meter_with_a_process_of_its_own_is_begun_first_and_ended_last(
+    bench: Bench, scheduler: ManualScheduler
+) -> None:
+    """Whichever was named first: what it does takes long."""
+    bench.open(f"{A100}\npower 0 0 300\n")
+    meters = Meters([bench.meter, SlowProcess(scheduler)], clock=scheduler.clock)
+    (found,) = bench.window(meters, 12, 13).domains
+    assert found.energy_j == pytest.approx(300, rel=0.005)
+    assert found.bound_j < 3
