@@ -96,6 +96,8 @@ class Runner:
         self.kept: Path | None = None  # where a former campaign of the same folder went
         self.resumed_cells = 0
         self._journal = self._open_journal()
+        for text in meters.notices:
+            self._observer.notice(text)
 
     # The journal
 

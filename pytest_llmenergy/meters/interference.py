@@ -51,7 +51,7 @@ class GpuWatch:
     """Looks at throttle reasons and processes once a second, and at the end of a window."""
 
     def __init__(self, boards: Sequence[Board], scheduler: Scheduler, machine: Machine) -> None:
-        self._boards = tuple(boards)
+        self._boards = tuple(board for board in boards if board.problem is None)
         self._scheduler = scheduler
         self._proc = machine.proc
         self._seen: deque[Sight] = deque()

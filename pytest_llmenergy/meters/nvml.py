@@ -62,6 +62,7 @@ class NvmlMeter:
                     "update_period_s": metered.update_period_s
                     if isinstance(metered, CounterBoard)
                     else metered.board.update_period_s,
+                    **({} if metered.board.shared is None else {"mig": metered.board.shared}),
                     **metered.board.details,
                 }
                 for metered in self._metered
@@ -118,6 +119,8 @@ def open_nvml(scheduler: Scheduler, *, self_check_s: float = SELF_CHECK_S) -> Nv
         )
     if all(board.problem is not None for board in boards):
         nvml_boards.shutdown()
+        if boards[0].failure is not None:
+            raise nvml_boards.unavailable(boards[0].failure) from boards[0].failure
         raise MeterUnavailableError(
             NAME,
             Unavailable.NOT_SUPPORTED,

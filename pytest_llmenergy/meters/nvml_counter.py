@@ -103,7 +103,9 @@ class CounterBoard:
             details["self_check"] = f"not done: {self._tracker.problem or 'no power to compare with'}"
         elif abs(difference) > SELF_CHECK_LIMIT:
             by = format_percent(difference)
-            details["self_check"] = f"failed: the counter differs from integrated power by {by}"
+            details["self_check"] = (
+                f"failed: the counter differs from integrated power by {by}; its ticks are not followed"
+            )
         elif not self._tracker.is_following:
             details["self_check"] = f"not done: {self._tracker.problem or 'the counter ticked too seldom'}"
         else:
@@ -171,13 +173,12 @@ class CounterBoard:
             end.energy_j - start.energy_j, update_period_s=self.update_period_s, power_cap_w=likely_cap_w
         )
         bound_j = found.bound_j + likely_cap_w * beyond_s(start.before_s, start_s, end_s, end.after_s)
-        reason = None if self.board.mig is None else f"the whole board, which {self.board.mig} shares"
         if found.energy_j <= 0:
             period_ms = 1e3 * self.update_period_s
             return unavailable(
                 domain, f"{TOO_SHORT}: the counter ticks every {period_ms:.0f} ms and did not move", NAME
             )
-        return measured(domain, found.energy_j, bound_j, NAME, reason)
+        return measured(domain, found.energy_j, bound_j, NAME, self.board.shared)
 
     def _between_ticks(self, start: CounterMark, end: CounterMark, cap_w: float) -> Bounded | None:
         if start.edge is None or end.edge is None:

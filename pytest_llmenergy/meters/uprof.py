@@ -219,7 +219,7 @@ def open_uprof(scheduler: Scheduler, machine: Machine) -> UprofMeter:
             NAME,
             Unavailable.NOT_INSTALLED,
             f"{COMMAND} is neither on PATH nor under /opt.",
-            "Install AMD uProf (amd.com/en/developer/uprof.html) and add its bin folder to PATH.",
+            "Install AMD uProf (amd.com/en/developer/uprof.html), its bin folder on PATH.",
         )
     folder = Path(tempfile.mkdtemp(prefix="llmenergy-uprof-"))
     meter = UprofMeter(Recorder(command, folder), scheduler, machine, folder)

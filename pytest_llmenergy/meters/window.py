@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any, Self
 
 from pytest_llmenergy.meters import OwnProcess
+from pytest_llmenergy.records import Provenance
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -94,6 +95,25 @@ class Meters:
         """The meters in use, then the sources that are not."""
         return (*(meter.source for meter in self._meters), *self._others)
 
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What a person should know of the sources in use before anything is measured."""
+        found = []
+        for meter in self._meters:
+            source = meter.source
+            if source.provenance is Provenance.MEASURED and source.reason:
+                found.append(f"{source.name}: {source.reason}")
+            for domain, details in source.details.items():
+                check = details.get("self_check", "") if isinstance(details, dict) else ""
+                if check.startswith("failed"):
+                    found.append(f"{domain}: self-check {check}")
+        return tuple(found)
+
+    def _failures(self) -> Iterator[str]:
+        """Background readings that have ended, and what depended on them with them."""
+        for error in () if self._sampler is None else tuple(self._sampler.failures):
+            yield f"meters: a background reading has ended: {type(error).__name__}: {error}"
+
     @contextlib.contextmanager
     def window(self, label: str = "") -> Iterator[Window]:
         """Meter a block; the window closes, and every meter ends, also when the block raises."""
@@ -132,7 +152,7 @@ class Meters:
         # Last begun, first ended: the windows of the meters nest, so each holds the block whole.
         readings = {place: self._meters[place].end(mark) for place, mark in reversed(marks.items())}
         window._readings = tuple(readings[place] for place in range(len(readings)))  # noqa: SLF001
-        window.flags = tuple(flag for watch, mark in watched for flag in watch.end(mark))
+        window.flags = (*(flag for watch, mark in watched for flag in watch.end(mark)), *self._failures())
         ended_s, sampler_s = self._cpu_s()
         window.meter_cpu_s = (begun_cpu_s[0] - cpu_s[0]) + (ended_s - ending_s) + (sampler_s - cpu_s[1])
 
