@@ -116,7 +116,7 @@ def test_the_first_text_is_timed_and_marked():
         timings = model.timings(model.generate(request, on_first_token=mark))
         runtime_s = time.perf_counter() - started_s
         assert marks == [4]
-        # One of the four began 0.2 s later; four tokens, with a pause after each, followed for all after that.
+        # One of the four began 0.2 s later; for all, four tokens with a pause after each followed that.
         decode_s = 4 * timings["tpot_s"]
         assert timings["ttft_s"] >= 0.25
         assert decode_s >= 0.2

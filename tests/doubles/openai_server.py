@@ -6,7 +6,6 @@ import time
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-
 PATIENCE_S = 60.0  # a client that waits for the wrong thing shall fail its test, not hang it
 
 
