@@ -16,6 +16,7 @@ from pytest_llmenergy.campaign.cell import (
     without_room,
 )
 from pytest_llmenergy.campaign.grid import Place
+from pytest_llmenergy.campaign.interrupts import Interrupts
 from pytest_llmenergy.campaign.journal import (
     JOURNAL_NAME,
     CellDone,
@@ -62,6 +63,7 @@ class Runner:
         open_backend: Callable[[], Backend],
         environment: Environment,
         observer: Observer | None = None,
+        interrupts: Interrupts | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         """Begin the campaign, or go on with it.
@@ -72,6 +74,7 @@ class Runner:
             open_backend: called when the first model is needed, so that metering a callable needs no engine.
             environment: of this machine.
             observer: shows progress.
+            interrupts: may end the work.
             sleep: lets time pass on the meters' clock.
 
         Raises:
@@ -81,10 +84,12 @@ class Runner:
         self.environment = environment
         self._meters = meters
         self._observer: Observer = observer or Silent()
+        self.interrupts = interrupts or Interrupts()
         self._models = Models(
             open_backend,
             meters=meters,
             idle_s=settings.idle_s,
+            interrupts=self.interrupts,
             sleep=sleep,
             note=self._note,
             observer=self._observer,
@@ -218,6 +223,7 @@ class Runner:
                 meters=self._meters,
                 is_fresh=self._models.take_fresh(),
                 on_trial=note,
+                working=self.interrupts.allowed,
             )
         except DoesNotFitError as error:
             return self._keep(without_room(asked, cell, error, seen))
@@ -294,6 +300,7 @@ class Runner:
                 warmups=(Warmup(),),
                 window_error=self.settings.window_error,
                 on_trial=note,
+                working=self.interrupts.allowed,
             )
         except BaseException as error:
             reason = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
@@ -309,7 +316,8 @@ class Runner:
         with contextlib.ExitStack() as stack:
             window = stack.enter_context(self._meters.window(label))
             try:
-                yield window
+                with self.interrupts.allowed():
+                    yield window
             finally:
                 stack.close()  # closes the window, so that its figures are there
                 self._keep_window(
