@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 class Interrupts:
     """Ctrl-C, or a batch system's time limit.
 
-    A `KeyboardInterrupt` at any line may leave a lock taken, or a trial measured but not noted. So it is raised
-    at once in the work, and otherwise as the work is next taken up.
+    A `KeyboardInterrupt` at any line may leave a lock taken, or a trial measured but not noted. So it is
+    raised at once in the work, and otherwise as the work is next taken up.
     """
 
     def __init__(self) -> None:
