@@ -29,7 +29,7 @@ class Models:
         open_backend: called when the first model is needed, so that metering a callable needs no engine.
         meters: measure the power at rest.
         idle_s: for so long, before and after the cells of each model; 0 for never.
-        interrupts: may end loading, and the rest.
+        interrupts: may end loading, and the rest after it.
         sleep: lets time pass on the meters' clock.
         note: takes what is to be kept.
         observer: shows progress.
@@ -129,7 +129,9 @@ class Models:
         is_measured = any(source.provenance is Provenance.MEASURED for source in self._meters.sources)
         if self._idle_s <= 0 or not is_measured:
             return
-        idle = measure_idle(self._meters, self._idle_s, sleep=self._rest)
+        # The rest at the end is a part of closing: the document is complete with it.
+        sleep = self._interruptible_sleep if when == "before" else self._sleep
+        idle = measure_idle(self._meters, self._idle_s, sleep=sleep)
         drifted = () if when == "before" or model not in self._idle else drift(self._idle[model], idle)
         for text in drifted:
             self._observer.notice(f"{model}: {text}")
@@ -138,6 +140,6 @@ class Models:
         self._note(IdleDone(model=model, idle=found))
         self.add_idle(model, found)
 
-    def _rest(self, seconds: float) -> None:
+    def _interruptible_sleep(self, seconds: float) -> None:
         with self._interrupts.allowed():
             self._sleep(seconds)
