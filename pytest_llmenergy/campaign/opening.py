@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pytest_llmenergy.backends import Backend
+    from pytest_llmenergy.campaign.interrupts import Interrupts
     from pytest_llmenergy.campaign.observer import Observer
     from pytest_llmenergy.campaign.settings import Settings
     from pytest_llmenergy.meters.window import Meters
@@ -27,7 +28,9 @@ REPLAY = "replay:"
 REPLAY_SESSION = "LLMENERGY_REPLAY_SESSION"
 
 
-def open_campaign(settings: Settings, observer: Observer | None = None) -> Runner:
+def open_campaign(
+    settings: Settings, observer: Observer | None = None, interrupts: Interrupts | None = None
+) -> Runner:
     """Open the meters, look at the machine, and begin or resume the campaign.
 
     Raises:
@@ -47,6 +50,7 @@ def open_campaign(settings: Settings, observer: Observer | None = None) -> Runne
             open_backend=opened,
             environment=read_environment(meters=meters.sources),
             observer=observer,
+            interrupts=interrupts,
             sleep=time.sleep if world is None else world.idle,
         )
     except BaseException:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_llmenergy.campaign.interrupts import Interrupts
 from pytest_llmenergy.campaign.opening import open_campaign
 from pytest_llmenergy.environment import read_gpus
 from pytest_llmenergy.errors import LLMEnergyError
@@ -71,8 +72,7 @@ class MeasuringSession:
         self._registered: set[int] = set()  # records live as long as the session
         self._shown: set[str] = set()  # tests whose cell has a line
         self._handlers: dict[int, Any] = {}
-        self._calling = False
-        self._asked_to_end = False
+        self._interrupts = Interrupts()
         self._error: str | None = None
         self.gate: SessionGate | None = None
         self._suite_property: Callable[[str, object], None] | None = None
@@ -84,7 +84,8 @@ class MeasuringSession:
         try:
             axes = self._settings.grid.sweep(sweep)
         except LLMEnergyError as error:
-            raise pytest.UsageError(f"@pytest.mark.llmenergy(sweep=...): {error}") from error
+            message = f"@pytest.mark.llmenergy(sweep=...): {error}"
+            raise pytest.Collector.CollectError(message) from None  # pytest prints it alone
         if axes is None:
             reason = f"the grid {self._settings.grid_name} has no {sweep} sweep"
             return [pytest.param(None, None, None, marks=pytest.mark.skip(reason=reason), id="none")]
@@ -141,7 +142,7 @@ class MeasuringSession:
         for signum in (signal.SIGINT, signal.SIGTERM):
             self._handlers[signum] = signal.signal(signum, lambda _signum, _frame: self._interrupt(session))
         self._progress = Progress(self._config, kv_cache=self._settings.kv_cache)
-        self._runner = runner = open_campaign(self._settings, self._progress)
+        self._runner = runner = open_campaign(self._settings, self._progress, self._interrupts)
         if self.gate is not None:
             self.gate.prepare(runner.environment)
         for line in _opening_lines(runner):
@@ -166,12 +167,10 @@ class MeasuringSession:
         """Ctrl-C, or a batch system's time limit: end in order.
 
         An interrupt in the middle of pytest's own bookkeeping would be an internal error, so one that comes
-        between two tests waits for the next; whoever asks twice is not kept waiting.
+        between two tests waits for the next.
         """
         session.shouldstop = "interrupted"
-        again, self._asked_to_end = self._asked_to_end, True
-        if self._calling or again:
-            raise KeyboardInterrupt
+        self._interrupts.ask()
 
     def _register(self, request: pytest.FixtureRequest, record: CellRecord | WindowRecord) -> None:
         """Hand a record to pytest-benchmark."""
@@ -181,11 +180,8 @@ class MeasuringSession:
     @pytest.hookimpl(wrapper=True)
     def pytest_pyfunc_call(self) -> Generator[None, object, object]:
         """Let an interrupt end the test that runs, at once."""
-        self._calling = True
-        try:
+        with self._interrupts.allowed():
             return (yield)
-        finally:
-            self._calling = False
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:
@@ -249,7 +245,7 @@ class MeasuringSession:
                 self.gate.nothing_measured()
                 self._end_with_gate(session)
             return
-        self._asked_to_end = False  # who asked has been heard; the document comes before asking twice
+        self._interrupts.hear()  # the document comes before asking twice
         ended = exitstatus in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED}
         complete = ended and not session.shouldstop and not session.shouldfail
         self._finished = self._runner.finish(complete=complete)
