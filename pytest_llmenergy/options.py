@@ -93,7 +93,11 @@ OPTIONS: Final = (
     Option("llm_energy_max_trials", "at most so many counted trials a cell (25)", "N"),
     Option("llm_energy_seed", "of the order of cells and the random prompts (0)", "N"),
     Option("llm_energy_system", "name of this system in the results; the GPUs or the CPU otherwise", "NAME"),
-    Option("llm_energy_results", "folder of results.json (reports/<models>-<grid>)", "DIR"),
+    Option(
+        "llm_energy_results",
+        "folder of results.json (reports/<models>-<grid>; reports/tests without a sweep)",
+        "DIR",
+    ),
     Option("llm_energy_resume", "go on with what the folder's journal does not hold"),
     Option("llm_energy_baseline", "compare with a results document or stored baselines", "FILE|NAME"),
     Option("llm_energy_gate", "exit with status 1 when the comparison, or a budget, fails"),

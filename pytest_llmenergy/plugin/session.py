@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -108,14 +109,23 @@ class MeasuringSession:
             except LLMEnergyError as error:
                 raise pytest.UsageError(f"{item.nodeid}: {error}") from error
         items[:] = plan.in_order(items, seed=self._settings.seed, models=self._settings.models)
+        if self._is_default_model() and not any(plan.is_swept(item) for item in items):
+            self._settings = replace(self._settings, models=())
+
+    def _is_default_model(self) -> bool:
+        return given(self._config, "llm_energy_models") is None
 
     # Before and while it runs
 
-    def pytest_report_header(self) -> list[str]:
-        """What will be measured."""
+    def pytest_report_collectionfinish(self) -> list[str]:
+        """What will be measured, known when the tests are."""
         settings = self._settings
-        defaulted = given(self._config, "llm_energy_models") is None
-        models = ", ".join(settings.models) + (" (the default; choose with --models)" if defaulted else "")
+        if self._config.get_verbosity() < 0:
+            return []
+        if not settings.models:
+            return [f"llm-energy: what the tests ask for, results in {settings.folder}"]
+        default = " (the default; choose with --models)" if self._is_default_model() else ""
+        models = ", ".join(settings.models) + default
         cache = "KV cache" if settings.kv_cache else "no KV cache"
         grid = f"grid {settings.grid_name}, batch {settings.batch_size}, {cache}, seed {settings.seed}"
         return [f"llm-energy: {models}", f"llm-energy: {grid}, results in {settings.folder}"]

@@ -112,11 +112,21 @@ def test_a_wrong_engine_ends_before_anything_is_measured(
     (result.stderr if result.stderr.str() else result.stdout).fnmatch_lines([message])
 
 
+@pytest.fixture(scope="session")
+def torch_stays() -> None:
+    """Import what loads models before pytester notes which modules to keep: torch cannot be loaded twice."""
+    pytest.importorskip("torch", reason="the models extra is not installed")
+    from pytest_llmenergy.backends import open_backend
+
+    for model in ("tiny-llama", "tiny-mistral"):
+        open_backend(device="cpu", threads=1).load(model).close()
+
+
+@pytest.mark.usefixtures("torch_stays")
 def test_a_cell_without_room_is_kept_with_its_sizes_and_the_run_goes_on(
     project: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A model that does not fit is looked for once; its cells are recorded; the next model is measured."""
-    pytest.importorskip("torch")
     from pytest_llmenergy.backends import placement
 
     rooms = [100_000, 10**9]
