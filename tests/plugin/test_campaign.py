@@ -101,7 +101,7 @@ def test_the_default_model_is_taken_and_said_so(project: Any) -> None:
 
 def test_without_a_sweep_no_model_is_named_and_the_folder_is_the_tests(project: Any) -> None:
     """Callables belong to no model: neither the header nor the results claim the default one."""
-    project.pytester.makepyfile(
+    callables = project.pytester.makepyfile(
         """
         def test_callable(energy):
             energy(lambda: None)
@@ -119,7 +119,7 @@ def test_without_a_sweep_no_model_is_named_and_the_folder_is_the_tests(project: 
     # With sweeps beside it, or a model that was named, the campaign is the model's.
     result = project.run(project.bench(), ".", *switches, "--collect-only", measuring=False)
     result.stdout.fnmatch_lines(["*results in reports/tiny-llama-quick"])
-    result = project.run(*switches, "--models=mistral-7b", "--collect-only", measuring=False)
+    result = project.run(callables, *switches, "--models=mistral-7b", "--collect-only", measuring=False)
     result.stdout.fnmatch_lines(["llm-energy: mistral-7b", "*results in reports/mistral-7b-quick"])
 
 
