@@ -72,7 +72,7 @@ def test_a_server_is_measured_like_a_model(project: Any) -> None:
         assert cell["error"] is None
         assert cell["kv_cache"] is True
         assert all(trial["tokens_generated"] == 8 for trial in cell["trials"])
-        assert all(trial["ttft_s"] is not None and trial["tpot_s"] > 0.005 for trial in cell["trials"])
+        assert all(trial["ttft_s"] is not None and trial["tpot_s"] > 0 for trial in cell["trials"])
         assert [phase["name"] for phase in cell["summary"]["phases"]] == ["prefill", "decode"]
         (model,) = project.results()["models"]
         assert (model["backend"], model["details"]["base_url"]) == ("openai", url)
