@@ -233,10 +233,12 @@ class Runner:
             tokens_generated: by one call, over its whole batch, where it generates tokens.
             test: the test that asked.
         """
+        __tracebackhide__ = True  # what a callable raises is its own
         if tokens_generated is not None:
             _refuse_no_count("tokens_out", tokens_generated)
 
         def dropping() -> None:
+            __tracebackhide__ = True
             call()
 
         seen = Trials(self.settings.rule)

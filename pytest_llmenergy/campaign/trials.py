@@ -135,6 +135,7 @@ def run_trials(
             the trial; raises WrongWorkError.
         split: more trials, split into phases; they do not count, since the mark disturbs them.
     """
+    __tracebackhide__ = True  # what the call raises is its own
     measuring = _Measuring(Trials(rule), call, meters, verify, on_trial, working, account, window_error)
     cell = measuring.cell
     for warmup in warmups:
@@ -166,9 +167,12 @@ class _Measuring:
 
     def one(self, warmup: Warmup | None) -> None:
         """Measure one trial and note it; wrong work stops the cell."""
-        repetitions = 1 if warmup is not None else self.repetitions
+        __tracebackhide__ = True
+        outputs: list[Any] = []
         with self.meters.window() as window, self.working():
-            outputs = [self.call() for _ in range(repetitions)]
+            for _ in range(1 if warmup is not None else self.repetitions):
+                # A comprehension would be a frame in the traceback of what it raises.
+                outputs.append(self.call())  # noqa: PERF401
         how = {"warmup": warmup is not None, "first_after_load": _is_first(warmup)}
         self._note(outputs, window, how)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -31,9 +32,9 @@ class Energy:
     message and no traceback.
     """
 
-    _runner: Runner
-    _request: pytest.FixtureRequest
-    _registered: Callable[[pytest.FixtureRequest, Any], None]
+    _runner: Runner = field(repr=False)
+    _request: pytest.FixtureRequest = field(repr=False)
+    _registered: Callable[[pytest.FixtureRequest, Any], None] = field(repr=False)
     measured: list[Measured] = field(default_factory=list)
 
     def cell(
@@ -83,11 +84,12 @@ class Energy:
             *args: for the function.
             **kwargs: for the function.
         """
+        __tracebackhide__ = True  # what a callable raises is its own
         if not callable(function):
             pytest.fail(f"energy(...) measures a callable, not {function!r}.", pytrace=False)
         with self._keeping_books():
             record = self._runner.measure(
-                lambda: function(*args, **kwargs),
+                functools.partial(function, *args, **kwargs),
                 label=label or self._request.node.name,
                 tokens_generated=tokens_out,
                 test=self._request.node.nodeid,

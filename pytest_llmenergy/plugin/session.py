@@ -286,7 +286,10 @@ class MeasuringSession:
         if self._error is not None:
             terminalreporter.write_line(f"ERROR: {self._error}", red=True)
         campaign = self._finished
-        if campaign is None or self._runner is None or not (campaign.cells or campaign.windows):
+        if campaign is None or self._runner is None:
+            return
+        if not (campaign.cells or campaign.windows):
+            terminalreporter.write_line("llm-energy: nothing was measured.")
             return
         from pytest_llmenergy.report.tables import render, summary_tables
 

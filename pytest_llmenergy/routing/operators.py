@@ -12,7 +12,8 @@ from pytest_llmenergy.errors import RequestError
 from pytest_llmenergy.routing.conflicts import conflict_message, smallest_conflict
 from pytest_llmenergy.routing.frontier import Point
 from pytest_llmenergy.routing.problem import check_zeta
-from pytest_llmenergy.routing.program import ClassProgram, Hosting, Row, WholePlan, solve_program
+from pytest_llmenergy.routing.program import WholePlan, solve_program
+from pytest_llmenergy.routing.rows import ClassProgram, Hosting, Row
 from pytest_llmenergy.routing.solve import InfeasibleError, Solution, solve
 
 if TYPE_CHECKING:

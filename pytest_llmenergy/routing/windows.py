@@ -17,7 +17,8 @@ from pytest_llmenergy.errors import DocumentError, RequestError, require
 from pytest_llmenergy.routing.frontier import Point
 from pytest_llmenergy.routing.operators import limit_rows, share_rows
 from pytest_llmenergy.routing.problem import check_zeta
-from pytest_llmenergy.routing.program import ClassProgram, Row, solve_program
+from pytest_llmenergy.routing.program import solve_program
+from pytest_llmenergy.routing.rows import ClassProgram, Row
 from pytest_llmenergy.routing.solve import InfeasibleError, Solution, solve
 from pytest_llmenergy.routing.workload import Workload, read_workload
 from pytest_llmenergy.units import kilowatt_hours_from_joules

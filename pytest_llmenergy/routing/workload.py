@@ -69,23 +69,28 @@ def workload_of(tokens_in: ArrayLike, tokens_out: ArrayLike, counts: ArrayLike |
         RequestError: a count of tokens or queries is no whole number of at least 0, or there is no query.
     """
     columns = [_whole(values, name) for values, name in zip((tokens_in, tokens_out), COLUMNS, strict=True)]
-    times = np.ones(len(columns[0]), np.int64) if counts is None else _whole(counts, COUNT)
-    if not times.sum():
+    times = None if counts is None else _whole(counts, COUNT)
+    if not (len(columns[0]) if times is None else times.sum()):
         raise RequestError("the workload has no queries. Give one with at least one query.")
     base = int(columns[1].max()) + 1
-    keys = columns[0] * base + columns[1]
-    if int(keys.max()) < _MOST_COUNTERS:
-        merged = np.bincount(keys, times).astype(np.int64)  # a counter for every pair there could be
-        keys = np.arange(len(merged))
+    keys = columns[0] * base
+    keys += columns[1]
+    if int(keys.max()) < _MOST_COUNTERS:  # a counter for every pair there could be
+        counters = np.bincount(keys) if times is None else np.bincount(keys, times).astype(np.int64)
+        keys = np.flatnonzero(counters)
+        merged = counters[keys]
     else:
         keys, where = np.unique(keys, return_inverse=True)
-        merged = np.bincount(where, times).astype(np.int64)
-    keys, merged = keys[merged > 0], merged[merged > 0]
-    return Workload(tokens_in=keys // base, tokens_out=keys % base, counts=merged)
+        merged = (np.bincount(where) if times is None else np.bincount(where, times)).astype(np.int64)
+        keys, merged = keys[merged > 0], merged[merged > 0]
+    long_in, long_out = np.divmod(keys, base)
+    return Workload(tokens_in=long_in, tokens_out=long_out, counts=merged)
 
 
 def _whole(values: ArrayLike, name: str) -> Ints:
     array = np.asarray(values)
+    if array.dtype.kind in "iu" and array.size and array.min() >= 0 and array.max() <= _MOST:
+        return array.astype(np.int64, copy=False)
     good = _good(array)
     if not good.all():
         first = int(np.flatnonzero(~good)[0])

@@ -387,3 +387,22 @@ def test_a_run_that_measures_nothing_leaves_the_former_results_where_they_were(p
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert (project.pytester.path / "out" / "results.json").read_bytes() == before
     assert not list((project.pytester.path / "out").glob("former-*"))
+
+
+def test_an_interrupt_while_the_meters_are_opened_measures_nothing(project: Any) -> None:
+    """The self-check takes seconds; who asked for the end in it is heard as the first cell begins."""
+    project.pytester.makeconftest(
+        """
+        import os, signal
+        from pytest_llmenergy.campaign.runner import Runner
+        begin = Runner.__init__
+        def signalled(self, *args, **kwargs):
+            os.kill(os.getpid(), signal.SIGINT)
+            begin(self, *args, **kwargs)
+        Runner.__init__ = signalled
+        """
+    )
+    result = apart(project)
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    result.stdout.fnmatch_lines(["llm-energy: nothing was measured."])
+    assert not (project.pytester.path / "out" / "results.json").exists()

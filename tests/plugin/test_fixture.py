@@ -318,3 +318,20 @@ def test_what_cannot_be_called_is_refused_in_one_line(project: Any) -> None:
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["energy(...) measures a callable, not 3."])
     result.stdout.no_fnmatch_line("*TypeError*")
+
+
+def test_a_callable_that_raises_is_shown_without_our_frames(project: Any) -> None:
+    """The test's line, the callable's line, and nothing between."""
+    project.pytester.makepyfile(
+        """
+        def boom(x):
+            raise ValueError("mine")
+        def test_mine(energy):
+            energy(boom, 3)
+        """
+    )
+    result = project.run("--models", "m-one")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["*ValueError: mine"])
+    for ours in ("fixture.py", "runner.py", "trials.py"):
+        assert ours not in result.stdout.str()

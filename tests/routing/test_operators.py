@@ -86,7 +86,7 @@ def test_bins_give_a_bound_for_all_classes(problem, monkeypatch):
     most = 0.2 * float(problem.workload.tokens @ problem.workload.counts)
     limits = Limits(tokens={"large": most, "medium": most})
     exact, _ = plan_within(problem, 0.1, limits)
-    monkeypatch.setattr("pytest_llmenergy.routing.program._MOST_VARIABLES", 90)
+    monkeypatch.setattr("pytest_llmenergy.routing.relaxation._MOST_VARIABLES", 90)
     binned, _ = plan_within(problem, 0.1, limits)
     assert binned.solution.dual_bound <= exact.solution.objective
     assert (binned.solution.flow @ problem.workload.tokens)[1:].max() <= most
@@ -170,6 +170,14 @@ def test_a_conflict_leaves_out_what_is_not_part_of_it(hosts, workload):
     assert "at least 150 of 300 queries to large" in str(caught.value)
     assert "--capacity-tokens large=500" in str(caught.value)
     assert "small" not in str(caught.value)
+
+
+def test_a_solver_that_gives_up_is_not_taken_for_a_conflict(tiny, monkeypatch):
+    """Running out of time proves nothing about the constraints."""
+    monkeypatch.setattr("pytest_llmenergy.routing.pulp_solver.solve", lambda *_: "time-limit")
+    with pytest.raises(RequestError, match="PuLP ended time-limit") as caught:
+        plan_within(tiny, 0.5, Limits(gpu_budget=6, horizon_s=1.5))
+    assert not isinstance(caught.value, InfeasibleError)
 
 
 @pytest.mark.parametrize(
