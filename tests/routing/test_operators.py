@@ -143,12 +143,21 @@ def test_latency_and_shares_that_conflict_are_named(hosts, workload):
     assert "to small" not in message
     possible = int(workload.counts[problem.allowed[2]].sum())
     assert f"large can serve {possible} of them in time" in message
+    least_s = float(message.rpartition("--latency-at-most ")[2].split()[0])
+    assert plan_at(make_problem(hosts, workload, bounds, latency_s=least_s), 0.5).solution.gap == 0
+    with pytest.raises(InfeasibleError):
+        plan_at(make_problem(hosts, workload, bounds, latency_s=least_s * 0.99), 0.5)
 
 
 def test_a_latency_nobody_can_keep_is_said_so(hosts, workload):
-    """With the number of queries it leaves without a model."""
-    problem = make_problem(hosts, workload, share_bounds(NAMES, workload.queries), latency_s=1e-6)
-    assert "300 of 300 queries no model" in explain_infeasible(problem)
+    """With the number of queries it leaves without a model, and the least latency that leaves none."""
+    bounds = share_bounds(NAMES, workload.queries)
+    with pytest.raises(InfeasibleError, match="300 of 300 queries no model") as caught:
+        make_problem(hosts, workload, bounds, latency_s=1e-6)
+    least_s = float(str(caught.value).rpartition(" one is ")[2].split()[0])
+    make_problem(hosts, workload, bounds, latency_s=least_s)
+    with pytest.raises(InfeasibleError, match="1 of 300 queries"):
+        make_problem(hosts, workload, bounds, latency_s=least_s * 0.999)
 
 
 def test_capacities_that_conflict_are_named(tiny):

@@ -134,5 +134,5 @@ def test_two_queries_cannot_be_held_out(hosts):
 
     queries = workload_of([1, 2, 3], [1, 2, 3])
     problem = make_problem(hosts, queries, share_bounds(NAMES, 3))
-    with pytest.raises(RequestError, match="too few"):
+    with pytest.raises(RequestError, match="too small"):
         hold_out(problem, 0.5, seed=0)
