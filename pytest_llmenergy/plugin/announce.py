@@ -42,8 +42,3 @@ def finished(campaign: Campaign, results_path: Path) -> list[str]:
 
     state = "" if campaign.complete else " (incomplete: go on with --llm-energy-resume)"
     return [*render(summary_tables(campaign)), f"results: {results_path}{state}"]
-
-
-def is_empty(campaign: Campaign) -> bool:
-    """Whether nothing was measured."""
-    return not campaign.cells and not campaign.windows

@@ -281,7 +281,7 @@ class MeasuringSession:
             terminalreporter.write_line(f"ERROR: {self._error}", red=True)
         if self._finished is None or self._runner is None:
             return
-        if announce.is_empty(self._finished):
+        if self._finished.is_empty:
             terminalreporter.write_line("llm-energy: nothing was measured.")
             return
         terminalreporter.section("energy of LLM inference")
