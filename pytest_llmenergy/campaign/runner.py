@@ -93,6 +93,8 @@ class Runner:
         self._journal = self._folder.journal
         self._restore(self._folder.events)
         self.resumed_cells = len(self._cells)
+        for text in meters.notices:
+            self._observer.notice(text)
 
     # The journal
 
