@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_llmenergy.backends import open_backend, sources
+from pytest_llmenergy.backends import open_backend
 from pytest_llmenergy.backends.prompts import read_prompts
 from pytest_llmenergy.campaign.runner import Runner
 from pytest_llmenergy.environment import read_environment
@@ -64,21 +64,20 @@ def _opener(settings: Settings, world: World | None) -> Callable[[], Backend]:
         return lambda: open_backend("replay", world=world)
     prompts = () if settings.prompts is None else read_prompts(settings.prompts)
     if settings.base_url is not None:
-        server = open_backend("openai", base_url=settings.base_url, prompts=prompts)
-        for model in settings.models:
-            server.find(model)
-        return lambda: server
+        backend = open_backend("openai", base_url=settings.base_url, prompts=prompts)
+    else:
+        backend = open_backend(
+            "transformers",
+            seed=settings.seed,
+            dtype=settings.dtype,
+            device=settings.device,
+            offload=settings.offload,
+            n_ranks=settings.tensor_parallel,
+            prompts=prompts,
+        )
     for model in settings.models:
-        sources.find(model)
-    return lambda: open_backend(
-        "transformers",
-        seed=settings.seed,
-        dtype=settings.dtype,
-        device=settings.device,
-        offload=settings.offload,
-        n_ranks=settings.tensor_parallel,
-        prompts=prompts,
-    )
+        backend.find(model)
+    return lambda: backend
 
 
 def _world(settings: Settings) -> World | None:

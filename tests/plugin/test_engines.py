@@ -122,6 +122,29 @@ def torch_stays() -> None:
         open_backend(device="cpu", threads=1).load(model).close()
 
 
+@pytest.mark.parametrize(
+    ("switches", "message"),
+    [
+        (["--llm-energy-device=tpu"], "*there is no device 'tpu'; take auto, all, cpu, cuda or cuda:0.*"),
+        (["--llm-energy-device=cuda:99"], "*there is no device 'cuda:99' on this machine; there is *"),
+        (["--llm-energy-prompts=mine.txt"], "*tiny-llama has random weights and no tokenizer*"),
+    ],
+    ids=["no device", "no such GPU", "prompts for random weights"],
+)
+@pytest.mark.usefixtures("torch_stays")
+def test_what_no_cell_could_be_measured_with_is_said_once_at_the_start(
+    project: Any, switches: list[str], message: str
+) -> None:
+    """One message and no test run, in place of one failure a cell."""
+    (project.pytester.path / "mine.txt").write_text("What is the capital of France?")
+    result = project.run(project.bench(), "--llm-energy-meters=estimate", "--models=tiny-llama", *switches)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([f"ERROR: {message}"])
+    assert len(result.stderr.lines) == 2
+    result.assert_outcomes()
+    assert not (project.pytester.path / "out").exists()
+
+
 @pytest.mark.usefixtures("torch_stays")
 def test_a_cell_without_room_is_kept_with_its_sizes_and_the_run_goes_on(
     project: Any, monkeypatch: pytest.MonkeyPatch
