@@ -42,13 +42,18 @@ class Document:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """One document's cells and trials; `cell` counts within it."""
+    """One document's cells and trials, `trial` their number in it; `cell` counts within it."""
 
     cells: pl.DataFrame
     trials: pl.DataFrame
     document: Document
     active_parameters: dict[str, int] = field(default_factory=dict)
     parameters: dict[str, int] = field(default_factory=dict)
+    table: Path | None = None  # the file, where it has a line a trial
+
+    def line(self, trial: int) -> int | None:
+        """The line of its trial, counted from 0, where it has lines."""
+        return None if self.table is None else tidy.line_of(self.table, trial)
 
 
 def from_tidy(path: Path, index: int) -> Part:
@@ -62,6 +67,7 @@ def from_tidy(path: Path, index: int) -> Part:
     total = pl.when(pl.col("n_gpus") == 0).then(0.0).otherwise(pl.col("gpu_energy_j"))
     trials = frame.select(
         "cell",
+        "trial",
         "gpu_energy_j",
         "cpu_energy_j",
         (total + pl.col("cpu_energy_j")).alias("energy_j"),
@@ -74,6 +80,7 @@ def from_tidy(path: Path, index: int) -> Part:
         cells=cells.with_columns(pl.lit(index, dtype=pl.Int32).alias("document")),
         trials=trials,
         document=Document(path=str(path), sha256=sha256, fingerprint=None),
+        table=path,
     )
 
 
@@ -88,6 +95,7 @@ class _Domain(msgspec.Struct, frozen=True, gc=False):
 class _Trial(msgspec.Struct, frozen=True, gc=False):
     """What a fit needs of a `records.Trial`."""
 
+    index: int
     runtime_s: float
     domains: tuple[_Domain, ...]
     warmup: bool = False
@@ -154,7 +162,7 @@ def from_results(path: Path, index: int) -> Part:
     _refuse_impossible(path, cells, trials)
     return Part(
         cells=cells,
-        trials=trials.select("cell", *METRICS, "gpu_estimated", "cpu_estimated"),
+        trials=trials.select("cell", "trial", *METRICS, "gpu_estimated", "cpu_estimated"),
         document=Document(path=str(path), sha256=hashlib.sha256(text).hexdigest(), fingerprint=fingerprint),
         active_parameters={m.model: m.active_parameters for m in document.models if m.active_parameters},
         parameters={m.model: m.parameters for m in document.models if m.parameters},
@@ -194,6 +202,7 @@ class _Sums:
     """GPU, CPU and total energy of trials: which domains enter which sum is accounting's to say."""
 
     def __init__(self) -> None:
+        self._numbers = array("q")
         self._columns = {name: array("d") for name in METRICS}
         self._estimated = {"gpu_estimated": array("b"), "cpu_estimated": array("b")}
         self._plans: dict[_Layout, _Plan] = {}
@@ -221,6 +230,7 @@ class _Sums:
             if len(columns) > 1:
                 columns = [[sum(x) for x in zip(*columns, strict=True)]]
             self._columns[name].extend(columns[0] if columns else [np.nan] * len(trials))
+        self._numbers.extend([trial.index for trial in trials])
         self._columns["runtime_s"].extend([trial.runtime_s for trial in trials])
         for name, is_estimated in zip(self._estimated, plan.estimated, strict=True):
             self._estimated[name].extend([is_estimated] * len(trials))
@@ -247,6 +257,7 @@ class _Sums:
             {name: np.frombuffer(values) if values else [] for name, values in self._columns.items()},
             schema=dict.fromkeys(METRICS, pl.Float64),
         ).with_columns(
+            pl.Series("trial", np.frombuffer(self._numbers, dtype=np.int64), dtype=pl.Int64),
             *(pl.col(name).fill_nan(None) for name in METRICS),
             *(
                 pl.Series(name, np.frombuffer(values, dtype=np.int8).astype(bool), dtype=pl.Boolean)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 
 from pytest_llmenergy.campaign.summary import with_summary
-from pytest_llmenergy.errors import DocumentError, RequestError
+from pytest_llmenergy.errors import DocumentError, RequestError, unreadable
 from pytest_llmenergy.records import RESULTS_SCHEMA, Campaign
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def read_document(path: Path) -> tuple[Path, bytes]:
     except IsADirectoryError:
         return read_document(path / RESULTS_NAME)
     except OSError as error:
-        raise DocumentError(path, f"cannot be read ({error.strerror}).", "Check the path.") from error
+        raise unreadable(path, error) from error
 
 
 def decode(path: Path, text: bytes, kind: type[T]) -> T:

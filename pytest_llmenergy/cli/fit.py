@@ -99,8 +99,15 @@ def command(
 
         lines = scaling.across(fits, scaling.sizes(observations, _sizes(parameters)))
     if output is not None:
-        write_fits(output, fits, skipped=skipped, documents=observations.documents, across=lines)
-    for line in render([*fit_tables(fits, skipped), *across_tables(lines)]):
+        write_fits(
+            output,
+            fits,
+            skipped=skipped,
+            documents=observations.documents,
+            across=lines,
+            notes=observations.notes,
+        )
+    for line in render([*fit_tables(fits, skipped), *across_tables(lines), *observations.notes]):
         click.echo(line)
 
 

@@ -152,6 +152,52 @@ def test_a_document_given_twice_is_refused(tmp_path: Path) -> None:
         observations.read([path, tmp_path])
 
 
+def test_a_trial_that_stands_in_two_documents_is_refused(tmp_path: Path) -> None:
+    """A copy with another name, a longer campaign beside a shorter one, a table beside its import."""
+    short = scripted(tmp_path / "short.json", fingerprint="one", grid=SMALL[:2])
+    longer = scripted(tmp_path / "longer.json", fingerprint="one", grid=SMALL)
+    with pytest.raises(DocumentError) as error:
+        observations.read([longer, short])
+    assert str(error.value).startswith(
+        f"{short}: repeats trial 0 of m on node, 8 tokens in, 8 out, which {longer} has, with the same figures"
+    )
+    other = scripted(tmp_path / "other.json", fingerprint="two", grid=SMALL)
+    assert observations.read([longer, other], pool=True).trials.height == 24
+
+
+def test_a_repeated_trial_of_a_table_is_told_by_its_line(tmp_path: Path) -> None:
+    """Also beside the document that was imported of it; a trial with other figures is another one."""
+    header = "model,system,n_gpus,batch_size,input_tokens,output_tokens,trial,runtime_s,gpu_energy_j,cpu_energy_j"
+    rows = ["m,node,1,1,8,16,1,0.5,100,", "m,node,1,1,8,32,1,0.5,100,", "m,node,1,1,8,16,2,0.51,100,"]
+    first, second, again = (tmp_path / f"{name}.csv" for name in ("first", "second", "again"))
+    first.write_text("\n".join([header, *rows[:2]]) + "\n")
+    second.write_text("\n".join([header, rows[2], "", rows[1]]) + "\n")
+    again.write_text("\n".join([header, rows[0].replace("0.5,", "0.6,")]) + "\n")
+    with pytest.raises(DocumentError) as error:
+        observations.read([first, second])
+    assert str(error.value).startswith(
+        f"{second}: line 4: repeats trial 1 of m on node, 8 tokens in, 32 out, which {first} has in line 3"
+    )
+    pooled = observations.read([first, again])
+    assert pooled.trials.height == 3
+    assert pooled.notes == ("1 cell stands in several documents: their trials are taken together.",)
+    assert observations.read([first]).notes == ()
+
+
+def test_a_mode_that_is_said_makes_one_cell_of_two(tmp_path: Path) -> None:
+    """A table that does not say its mode is of the one named, before cells are put together."""
+    known = scripted(tmp_path / "known.json", grid=[(8, 16)])
+    table = tmp_path / "table.csv"
+    table.write_text(
+        "model,system,n_gpus,batch_size,input_tokens,output_tokens,trial,runtime_s,gpu_energy_j,cpu_energy_j\n"
+        "m,node,1,1,8,16,1,0.5,100,\n"
+    )
+    assert observations.read([known, table]).cells["kv_cache"].to_list() == [None, False]
+    read = observations.read([known, table], kv_cache=False)
+    assert read.cells["kv_cache"].to_list() == [False]
+    assert read.select(kv_cache=False).trials.height == 4
+
+
 def test_a_selection_says_what_there_is(tmp_path: Path) -> None:
     """Models and systems that are not there are named, with those that are."""
     read = observations.read(
