@@ -42,6 +42,7 @@ COMMANDS = {
 
 
 _WHOLE = 500  # characters: longer than any first sentence
+_NEAR = 0.7  # of two names: `plot` is not near to `import`
 
 
 class _LazyGroup(click.Group):
@@ -66,7 +67,7 @@ class _LazyGroup(click.Group):
             import difflib
 
             names = self.list_commands(ctx)
-            near = difflib.get_close_matches(args[0], names)
+            near = difflib.get_close_matches(args[0], names, cutoff=_NEAR)
             remedy = f"Did you mean {' or '.join(near)}?" if near else f"There are {', '.join(names)}."
             ctx.fail(f"No such command {args[0]!r}. {remedy}")
         return super().resolve_command(ctx, args)

@@ -87,7 +87,7 @@ def test_an_assumed_spread_keeps_its_rate_while_it_holds():
 
 @pytest.mark.parametrize("n", [5, 9])
 def test_what_drifts_within_two_sessions_is_seen_in_a_small_grid_too(n):
-    """Drift and spikes shift each cell by itself: of a few cells, each is held against how the others stray."""
+    """Drift and spikes shift each cell by itself: each of a few is held against how the others stray."""
     machine = NoisyMachine(trial=0.01, session=0.01, drift=0.03, spike_share=0.15)
     alarms = 0
     for run in range(4 * RUNS):

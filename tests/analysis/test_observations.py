@@ -159,7 +159,7 @@ def test_a_trial_that_stands_in_two_documents_is_refused(tmp_path: Path) -> None
     with pytest.raises(DocumentError) as error:
         observations.read([longer, short])
     assert str(error.value).startswith(
-        f"{short}: repeats trial 0 of m on node, 8 tokens in, 8 out, which {longer} has, with the same figures"
+        f"{short}: repeats trial 0 of m on node, 8 tokens in, 8 out, which {longer} has, with"
     )
     other = scripted(tmp_path / "other.json", fingerprint="two", grid=SMALL)
     assert observations.read([longer, other], pool=True).trials.height == 24
@@ -167,7 +167,9 @@ def test_a_trial_that_stands_in_two_documents_is_refused(tmp_path: Path) -> None
 
 def test_a_repeated_trial_of_a_table_is_told_by_its_line(tmp_path: Path) -> None:
     """Also beside the document that was imported of it; a trial with other figures is another one."""
-    header = "model,system,n_gpus,batch_size,input_tokens,output_tokens,trial,runtime_s,gpu_energy_j,cpu_energy_j"
+    header = (
+        "model,system,n_gpus,batch_size,input_tokens,output_tokens,trial,runtime_s,gpu_energy_j,cpu_energy_j"
+    )
     rows = ["m,node,1,1,8,16,1,0.5,100,", "m,node,1,1,8,32,1,0.5,100,", "m,node,1,1,8,16,2,0.51,100,"]
     first, second, again = (tmp_path / f"{name}.csv" for name in ("first", "second", "again"))
     first.write_text("\n".join([header, *rows[:2]]) + "\n")
