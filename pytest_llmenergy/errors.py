@@ -45,7 +45,7 @@ def _near(path: Path) -> list[str]:
         names = [other.name for other in path.parent.iterdir()]
     except OSError:
         return []
-    return [str(path.with_name(name)) for name in difflib.get_close_matches(path.name, names)]
+    return [str(path.with_name(name)) for name in difflib.get_close_matches(path.name, names, cutoff=0.7)]
 
 
 class MissingExtraError(RequestError):

@@ -172,6 +172,12 @@ def from_results(path: Path, index: int) -> Part:
 
 
 def _refuse_impossible(path: Path, cells: pl.DataFrame, trials: pl.DataFrame) -> None:
+    for name in ("batch_size", "tokens_in", "tokens_out"):
+        odd = cells.filter(pl.col(name) < 1)
+        if odd.height:
+            raise DocumentError(
+                path, f"a cell of {odd['model'][0]} has {name} {odd[name][0]}.", "Give 1 or more."
+            )
     for name in METRICS:
         least = pl.col(name) <= 0 if name == "runtime_s" else pl.col(name) < 0
         bad = trials.filter(least)

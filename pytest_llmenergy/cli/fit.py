@@ -41,7 +41,7 @@ _WITH_STATSMODELS = 200  # fits; more are solved by our own algebra, which equal
 )
 @click.option(
     "--max-mape",
-    type=float,
+    type=click.FloatRange(min=0, min_open=True),
     default=20.0,
     show_default=True,
     help="The left-out error in percent above which a fit is not usable.",

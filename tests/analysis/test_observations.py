@@ -234,6 +234,28 @@ def test_an_impossible_figure_is_refused(tmp_path: Path, changes: dict[str, obje
         observations.read([_edited(tmp_path / "results.json", **changes)])
 
 
+@pytest.mark.parametrize("name", ["batch_size", "tokens_in", "tokens_out"])
+def test_a_count_below_one_is_refused(tmp_path: Path, name: str) -> None:
+    """A cell of no tokens, or of no sequence, has no cost to be fitted."""
+    document = copy.deepcopy(BY_HAND)
+    document["cells"][0][name] = 0
+    (tmp_path / "results.json").write_text(json.dumps(document))
+    with pytest.raises(DocumentError, match=f"a cell of m has {name} 0. Give 1 or more"):
+        observations.read([tmp_path])
+
+
+@pytest.mark.parametrize("figure", [float("nan"), float("inf"), -float("inf")])
+def test_a_figure_that_is_none_is_told_by_its_line(tmp_path: Path, figure: float) -> None:
+    """What Python's json writes for it is no JSON; the message says what to write."""
+    document = copy.deepcopy(BY_HAND)
+    document["cells"][0]["trials"][1]["domains"][0]["energy_j"] = figure
+    text = json.dumps(document, indent=1)
+    line = next(n for n, one in enumerate(text.splitlines(), 1) if "NaN" in one or "Infinity" in one)
+    (tmp_path / "results.json").write_text(text)
+    with pytest.raises(DocumentError, match=f"line {line}: .*write null where a figure is unknown"):
+        observations.read([tmp_path])
+
+
 def test_a_document_of_another_version_is_refused(tmp_path: Path) -> None:
     """As every reader of results refuses it."""
     path = tmp_path / "results.json"
