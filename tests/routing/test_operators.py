@@ -193,11 +193,13 @@ def test_a_solver_that_gives_up_is_not_taken_for_a_conflict(tiny, monkeypatch):
     ("limits", "words"),
     [
         (Limits(tokens={"x": 5}), "no such model"),
-        (Limits(tokens={"small": -1}), "too little"),
+        (Limits(tokens={"small": -1}), "out of range"),
         (Limits(gpu_budget=0, horizon_s=1), "at least one GPU"),
         (Limits(gpu_budget=4), "needs --horizon"),
+        (Limits(gpu_budget=4, horizon_s=float("inf"), gpus_each=dict.fromkeys(NAMES, 1)), "needs --horizon"),
+        (Limits(tokens={"small": float("inf")}), "out of range"),
         (Limits(horizon_s=4), "says nothing without --gpu-budget"),
-        (Limits(gpus_each={"small": 0}), "too little"),
+        (Limits(gpus_each={"small": 0}), "out of range"),
     ],
 )
 def test_limits_that_make_no_sense_are_refused(hosts, limits, words):
