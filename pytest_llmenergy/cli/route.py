@@ -144,11 +144,16 @@ def _per_model(name: str, help_: str, read: Callable[[str], float] = float) -> C
 def command(**given: Any) -> None:
     """Plan which model serves each query: equation 2 of the paper, solved exactly, with its proof."""
     require("numpy", feature="routing", extra="routing")
+    from rich.console import Console
+    from rich.markup import escape
+
     from pytest_llmenergy.campaign.results import write_json
     from pytest_llmenergy.report.route_tables import render_plan
     from pytest_llmenergy.routing.request import plan_of
 
-    document = plan_of(given)
+    # Shown on terminals only, and gone when done.
+    with Console(stderr=True).status("Reading the fits") as status:
+        document = plan_of(given, tell=lambda text: status.update(escape(text)))
     if given["json_path"] is not None:
         write_json(given["json_path"], document)
     for line in render_plan(document):

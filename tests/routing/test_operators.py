@@ -86,7 +86,7 @@ def test_bins_give_a_bound_for_all_classes(problem, monkeypatch):
     most = 0.2 * float(problem.workload.tokens @ problem.workload.counts)
     limits = Limits(tokens={"large": most, "medium": most})
     exact, _ = plan_within(problem, 0.1, limits)
-    monkeypatch.setattr("pytest_llmenergy.routing.relaxation._MOST_VARIABLES", 90)
+    monkeypatch.setattr("pytest_llmenergy.routing.relaxation.MOST_VARIABLES", 90)
     binned, _ = plan_within(problem, 0.1, limits)
     assert binned.solution.dual_bound <= exact.solution.objective
     assert (binned.solution.flow @ problem.workload.tokens)[1:].max() <= most
