@@ -80,3 +80,30 @@ def test_a_coin_toss_grows_with_the_error(hosts, workload):
         assert coin_toss(problem, point.solution, 0.0, 0.95).queries == 0
     assert tosses[0] <= 3
     assert tosses[0] < tosses[1] < tosses[2] == workload.queries
+
+
+def test_a_relative_residual_is_a_part_of_what_is_predicted(hosts, workload):
+    """A fit of relative errors that is 10 % off a class is 10 % of that class's energy off."""
+    fits = [
+        replace(
+            h,
+            energy=replace(
+                h.energy, covariance=((0.0,) * 3,) * 3, residual_scale=0.1, df_resid=10_000, relative=True
+            ),
+        )
+        for h in hosts
+    ]
+    problem, point = planned(fits, workload)
+    expected = 1.96 * 0.1 * np.sqrt(np.sum((point.solution.flow * problem.energy_j) ** 2))
+    assert energy_half_width_j(problem, point.solution.flow, 0.95) == pytest.approx(expected, rel=1e-3)
+
+
+def test_a_part_of_a_call_has_its_part_of_the_error(hosts, workload):
+    """Fitted on calls of 32, a query's interval is a thirty-second of the call's, and no toss is fairer."""
+    one = unsure(hosts, 0.05)
+    many = [replace(h, energy=replace(h.energy, batch_size=32)) for h in one]
+    (problem, point), (problem_32, _) = planned(one, workload), planned(many, workload)
+    half_j = energy_half_width_j(problem, point.solution.flow, 0.95)
+    assert energy_half_width_j(problem_32, point.solution.flow, 0.95) == pytest.approx(half_j / 32)
+    tosses = coin_toss(problem, point.solution, 0.3, 0.95), coin_toss(problem_32, point.solution, 0.3, 0.95)
+    assert tosses[0].queries == tosses[1].queries > 0
