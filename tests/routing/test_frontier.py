@@ -132,7 +132,7 @@ def test_round_robin_goes_on_from_batch_to_batch(tmp_path, hosts, monkeypatch):
     workload = read_workload(path)
     problem = make_problem(hosts, workload, share_bounds([h.name for h in hosts], 500))
     expected = np.zeros(problem.energy_j.shape, int)
-    where = workload.find(rows["tokens_in"].to_numpy(), rows["tokens_out"].to_numpy())
+    where = workload.finder()(rows["tokens_in"].to_numpy(), rows["tokens_out"].to_numpy())
     np.add.at(expected, (np.arange(500) % 3, where), 1)
     assert round_robin(problem).tolist() == expected.tolist()
 
