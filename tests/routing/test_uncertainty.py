@@ -107,3 +107,23 @@ def test_a_part_of_a_call_has_its_part_of_the_error(hosts, workload):
     assert energy_half_width_j(problem_32, point.solution.flow, 0.95) == pytest.approx(half_j / 32)
     tosses = coin_toss(problem, point.solution, 0.3, 0.95), coin_toss(problem_32, point.solution, 0.3, 0.95)
     assert tosses[0].queries == tosses[1].queries > 0
+
+
+def test_a_coin_toss_says_between_which_models_and_where(hosts, workload):
+    """Its pairs add up to its queries, and each query named lies between the counts given."""
+    problem, point = planned(unsure(hosts, 0.05), workload)
+    toss = coin_toss(problem, point.solution, 0.3, 0.95)
+    assert sum(pair.queries for pair in toss.between) == toss.queries
+    assert [pair.queries for pair in toss.between] == sorted((p.queries for p in toss.between), reverse=True)
+    for pair in toss.between:
+        inside = (workload.tokens_in >= pair.tokens_in[0]) & (workload.tokens_in <= pair.tokens_in[1])
+        inside &= (workload.tokens_out >= pair.tokens_out[0]) & (workload.tokens_out <= pair.tokens_out[1])
+        assert workload.counts[inside].sum() >= pair.queries
+        assert pair.models in {("small", "medium"), ("medium", "large"), ("small", "large")}
+    # With energy alone to decide and no price, the two cheapest are the small and the medium one.
+    free = {"least": dict.fromkeys(NAMES, 0), "most": dict.fromkeys(NAMES, 1)}
+    problem = make_problem(unsure(hosts, 5.0), workload, share_bounds(NAMES, workload.queries, **free))
+    only = coin_toss(problem, plan_at(problem, 1.0).solution, 1.0, 0.95).between
+    assert [(pair.models, pair.queries) for pair in only] == [(("small", "medium"), workload.queries)]
+    assert only[0].tokens_in == (workload.tokens_in.min(), workload.tokens_in.max())
+    assert only[0].tokens_out == (workload.tokens_out.min(), workload.tokens_out.max())
