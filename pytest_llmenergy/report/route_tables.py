@@ -122,6 +122,8 @@ def _certainty(document: Mapping[str, Any]) -> Iterator[Table | str]:
             )
         yield table
         yield "A coin toss: the intervals of the query's two cheapest models overlap."
+        if len(points) == 1:
+            yield from map(_toss, points[0]["coin_toss_between"] or ())
     for point in document["points"]:
         if point["energy_bound_j"] is not None:
             yield (
@@ -134,6 +136,14 @@ def _certainty(document: Mapping[str, Any]) -> Iterator[Table | str]:
                 f"zeta {point['zeta']:.10g} just meets it; no plan that does is more accurate than "
                 f"{point['accuracy_bound']:.8f} (this one: {point['accuracy']:.8f})."
             )
+
+
+def _toss(pair: Mapping[str, Any]) -> str:
+    (least_in, most_in), (least_out, most_out) = pair["tokens_in"], pair["tokens_out"]
+    return (
+        f"{' or '.join(pair['models'])}: {format_count(pair['queries'], 'query', 'queries')} of "
+        f"{least_in} to {most_in} tokens in, {least_out} to {most_out} out."
+    )
 
 
 def _more(document: Mapping[str, Any]) -> Iterator[Table | str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import math
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -58,11 +59,12 @@ def check_limits(limits: Limits, hosts: Sequence[Host]) -> None:
         ("--capacity-gpu-s", limits.gpu_s),
         ("--gpus", limits.gpus_each),
     ):
+        fewest = 1 if option == "--gpus" else 0
         for name, value in given.items():
             if name not in names:
                 raise RequestError(f"{option} {name}: no such model. There are {', '.join(names)}.")
-            if not value >= (1 if option == "--gpus" else 0):
-                raise RequestError(f"{option} {name}={value:g} is too little. Give a larger number.")
+            if not fewest <= value < math.inf:
+                raise RequestError(f"{option} {name}={value:g} is out of range. Give at least {fewest}.")
     _check_gpu_seconds(limits, hosts)
     if limits.gpu_budget is None:
         if limits.horizon_s is not None:
@@ -70,7 +72,7 @@ def check_limits(limits: Limits, hosts: Sequence[Host]) -> None:
         return
     if limits.gpu_budget < 1:
         raise RequestError(f"--gpu-budget {limits.gpu_budget}: give at least one GPU.")
-    if limits.horizon_s is None or not limits.horizon_s > 0:
+    if limits.horizon_s is None or not 0 < limits.horizon_s < math.inf:
         raise RequestError("--gpu-budget needs --horizon: the seconds within which the workload is served.")
 
 
