@@ -114,6 +114,11 @@ class TransformersModel:
         return
 
     @property
+    def is_lost(self) -> bool:
+        """Never: a call that failed leaves the model as it was."""
+        return False
+
+    @property
     def n_gpus(self) -> int:
         """How many GPUs hold a part of it."""
         devices = {parameter.device for parameter in self._network.parameters()}
