@@ -172,6 +172,24 @@ def test_a_cell_that_runs_out_of_memory_on_its_way_keeps_its_trials(machine: Mac
     runner.finish(complete=True)
 
 
+def test_a_model_that_a_failed_call_has_lost_is_loaded_anew_for_the_next_cell(machine: Machine) -> None:
+    """And is not kept waiting for power at rest that it no longer draws; one that is not lost stays."""
+    runner = machine.runner(idle_s=5.0)
+
+    def lose(call: int) -> None:
+        if call == 4:
+            machine.engine.has_lost = True
+            raise DoesNotFitError("no room")
+
+    machine.engine.before_call = lose
+    assert runner.cell("a", 8, 4).error == "no room"
+    assert runner.cell("a", 8, 2).error is None
+    assert runner.cell("a", 4, 2).error is None
+    assert machine.engine.loads == ["a", "a"]
+    (record,) = runner.finish(complete=True).models
+    assert [idle["when"] for idle in record.idle] == ["before", "before", "after"]
+
+
 def test_a_cell_that_failed_keeps_its_trials_and_is_measured_again_on_resume(machine: Machine) -> None:
     """A cell that did not fail is not."""
     runner = machine.runner(idle_s=0.0)
