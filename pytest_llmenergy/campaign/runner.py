@@ -93,6 +93,8 @@ class Runner:
         self._journal = self._folder.journal
         self._restore(self._folder.events)
         self.resumed_cells = len(self._cells)
+        for text in meters.notices:
+            self._observer.notice(text)
 
     # The journal
 
@@ -335,14 +337,14 @@ class Runner:
                 self._close(at_rest=complete)
             finally:
                 campaign = self._write(complete=complete)
-                if not campaign.cells and not campaign.windows:
+                if campaign.is_empty:
                     self._folder.put_back()
         return campaign
 
     def _write(self, *, complete: bool) -> Campaign:
         """Write all there is; nothing is written of nothing."""
         campaign = self.campaign(complete=complete)
-        if campaign.cells or campaign.windows:
+        if not campaign.is_empty:
             write_results(self.results_path, campaign)
             if self._meters.trace is not None:
                 content = self._meters.trace.parquet(since_s=self._meters.opened_s)

@@ -268,12 +268,13 @@ def repetitions_for(trial: Trial, window_error: float) -> int:
     """
     most = max(1, math.floor(LONGEST_WINDOW_S / trial.runtime_s)) if trial.runtime_s > 0 else 1
     rel = bound_rel(trial.domains)
-    if rel is not None and not any((part.reason or "").startswith(TOO_SHORT) for part in trial.domains):
-        factor = rel / window_error
+    too_short = [part for part in trial.domains if (part.reason or "").startswith(TOO_SHORT)]
+    # A domain without an energy has no share: the window grows until there is one. One that has an energy,
+    # however little, is in the share: a part that idles must not stretch every window.
+    if any(part.energy_j is None for part in too_short) or (too_short and rel is None):
+        factor = float(_GROWTH)
     else:
-        # Without an energy there is no share: the window grows until there is one.
-        unread = any((part.reason or "").startswith(TOO_SHORT) for part in trial.domains)
-        factor = float(_GROWTH) if unread else 1.0
+        factor = 1.0 if rel is None else rel / window_error
     wanted = trial.repetitions if factor <= 1 else math.ceil(_MARGIN * factor * trial.repetitions)
     return max(trial.repetitions, min(wanted, _GROWTH * trial.repetitions, most))
 
@@ -319,8 +320,9 @@ def _is_always_disturbed(cell: Trials) -> bool:
     last = attempts[-DISTURBED_IN_A_ROW:]
     if len(last) == DISTURBED_IN_A_ROW and all(map(_is_disturbed, last)):
         return True
-    # One that comes and goes is the condition, too, once it has spoiled most of a whole cap of trials.
-    return len(attempts) >= cell.rule.max_trials and 2 * sum(map(_is_disturbed, attempts)) > len(attempts)
+    # One that comes and goes is the condition, too, once most readings of a whole cap of trials have it.
+    read = len(attempts) - sum(map(_is_spoiled, attempts))
+    return len(attempts) >= cell.rule.max_trials and 2 * sum(map(_is_disturbed, attempts)) > read
 
 
 def spoiled(domains: Sequence[DomainEnergy]) -> str | None:

@@ -13,10 +13,11 @@ from pytest_llmenergy.campaign.interrupts import Interrupts
 from pytest_llmenergy.campaign.opening import open_campaign
 from pytest_llmenergy.environment import read_gpus
 from pytest_llmenergy.errors import LLMEnergyError
-from pytest_llmenergy.options import given, read_gate, read_settings
-from pytest_llmenergy.plugin import benchmark, marker, plan
+from pytest_llmenergy.options import given
+from pytest_llmenergy.plugin import announce, benchmark, marker, plan
 from pytest_llmenergy.plugin.fixture import Energy
 from pytest_llmenergy.plugin.progress import Progress
+from pytest_llmenergy.plugin.reading import read_gate, read_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -119,16 +120,9 @@ class MeasuringSession:
 
     def pytest_report_collectionfinish(self) -> list[str]:
         """What will be measured, known when the tests are."""
-        settings = self._settings
         if self._config.get_verbosity() < 0:
             return []
-        if not settings.models:
-            return [f"llm-energy: what the tests ask for, results in {settings.folder}"]
-        default = " (the default; choose with --models)" if self._is_default_model() else ""
-        models = ", ".join(settings.models) + default
-        cache = "KV cache" if settings.kv_cache else "no KV cache"
-        grid = f"grid {settings.grid_name}, batch {settings.batch_size}, {cache}, seed {settings.seed}"
-        return [f"llm-energy: {models}", f"llm-energy: {grid}, results in {settings.folder}"]
+        return announce.planned(self._settings, is_default=self._is_default_model())
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> None:
@@ -155,7 +149,7 @@ class MeasuringSession:
         self._runner = runner = open_campaign(self._settings, self._progress, self._interrupts)
         if self.gate is not None:
             self.gate.prepare(runner.environment)
-        for line in _opening_lines(runner):
+        for line in announce.opened(runner):
             self._progress.notice(line)
         return runner
 
@@ -285,19 +279,14 @@ class MeasuringSession:
     def _write_tables(self, terminalreporter: pytest.TerminalReporter) -> None:
         if self._error is not None:
             terminalreporter.write_line(f"ERROR: {self._error}", red=True)
-        campaign = self._finished
-        if campaign is None or self._runner is None:
+        if self._finished is None or self._runner is None:
             return
-        if not (campaign.cells or campaign.windows):
+        if self._finished.is_empty:
             terminalreporter.write_line("llm-energy: nothing was measured.")
             return
-        from pytest_llmenergy.report.tables import render, summary_tables
-
         terminalreporter.section("energy of LLM inference")
-        for line in render(summary_tables(campaign)):
+        for line in announce.finished(self._finished, self._runner.results_path):
             terminalreporter.write_line(line)
-        state = "" if campaign.complete else " (incomplete: go on with --llm-energy-resume)"
-        terminalreporter.write_line(f"results: {self._runner.results_path}{state}")
 
     # pytest-benchmark, where it is there
 
@@ -316,16 +305,3 @@ class MeasuringSession:
 
 def _only_collects(session: pytest.Session) -> bool:
     return bool(session.config.option.collectonly)
-
-
-def _opening_lines(runner: Runner) -> list[str]:
-    lines = []
-    for source in runner.environment.meters:
-        if source.available:
-            kind = "" if source.provenance is None else f" ({source.provenance.value})"
-            lines.append(f"meter {source.name}{kind}: {', '.join(source.domains)}")
-    if runner.kept is not None:
-        lines.append(f"a former campaign was kept in {runner.kept}")
-    if runner.resumed_cells:
-        lines.append(f"resuming: {runner.resumed_cells} cells were measured before")
-    return lines

@@ -78,11 +78,18 @@ class Market:
             upper=self.upper - rest,
         )
 
-    def astray(self, standing: Standing) -> int:
+    def wanted(self, prices: NDArray[Any], placed: Ints) -> Ints:
+        """The queries each model has to end with, (K,), for these prices to be the optimum's.
+
+        A price says which bound holds its model; without one, anywhere between will do.
+        """
+        free = np.clip(placed, self.lower, self.upper)
+        return np.where(prices > 0, self.lower, np.where(prices < 0, self.upper, free))
+
+    def astray(self, prices: NDArray[Any], standing: Standing) -> int:
         """About how many classes have to move to mend the counts."""
-        placed = standing.placed
-        queries = np.maximum(placed - self.upper, 0).sum() + np.maximum(self.lower - placed, 0).sum()
-        return int(np.ceil(queries * len(self.counts) / placed.sum()))
+        queries = np.abs(standing.placed - self.wanted(prices, standing.placed)).sum()
+        return int(np.ceil(queries * len(self.counts) / standing.placed.sum()))
 
 
 def _count_at(where: Places, counts: Ints, models: int) -> Ints:
@@ -96,7 +103,7 @@ def near_prices(market: Market, prices: Floats) -> Floats:
     reach = _COOLING
     for attempt in range(_ATTEMPTS):
         standing = market.at(prices)
-        astray = market.astray(standing)
+        astray = market.astray(prices, standing)
         if astray <= _FEW * models:
             break
         stride = -(-classes // _SAMPLE)
@@ -136,6 +143,8 @@ def _cool(market: Market, prices: Floats, standing: Standing, temperature: float
         if undecided < _FEW * len(prices):
             break
         temperature /= _COOLING
+    # A price so near 0 holds no bound: the count lies between them.
+    prices[(market.lower < market.upper) & (np.abs(prices) < _SETTLED * temperature)] = 0
     return prices
 
 

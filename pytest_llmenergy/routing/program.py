@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
     Ints = NDArray[np.int64]
 
+_FEW_VARIABLES = 2_000  # of a relaxation that only has to say whether it is feasible
 _NEAR_TIES = 64  # classes of the first integer program
 _GROWTH = 4
 _MOST_NEAR_TIES = 4_096
@@ -170,7 +171,7 @@ def _rest_of(program: ClassProgram, flow: Ints, near: NDArray[np.intp]) -> Class
 def _conflict(program: ClassProgram) -> str:
     """A smallest set of constraints that cannot hold together, each of them needed for the conflict."""
 
-    def feasible(labels: frozenset[str]) -> bool:
+    def feasible(labels: frozenset[str], variables: int | None = None) -> bool:
         free = program.free_costs is not None and program.forbids not in labels
         kept = replace(
             program,
@@ -183,9 +184,13 @@ def _conflict(program: ClassProgram) -> str:
             ),
             hosting=program.hosting if program.hosting and program.hosting.label in labels else None,
         )
-        return relax(kept) is not None
+        return relax(kept, variables) is not None
 
     labels = [row.label for row in program.rows]
     labels += [program.hosting.label] if program.hosting else []
     labels += [program.forbids] if program.free_costs is not None else []
-    return conflict_message(smallest_conflict(labels, feasible))
+    # Sought on wide bins, proved on narrow ones: those may find a way where wide ones have none.
+    found = smallest_conflict(labels, lambda kept: feasible(kept, _FEW_VARIABLES))
+    if feasible(frozenset(found)):
+        found = smallest_conflict(labels, feasible)
+    return conflict_message(found)

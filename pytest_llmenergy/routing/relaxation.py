@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
     Ints = NDArray[np.int64]
 
-_MOST_VARIABLES = (
+MOST_VARIABLES = (
     60_000  # of the relaxation: PuLP needs some 20 us each to build; more classes share variables
 )
 _HOSTING_GAP = 1e-6  # at which the search for instances may stop,
@@ -26,13 +26,13 @@ _GAP = 1e-9  # at which the integer programs may stop
 _WHOLE_S = 60.0  # and when they have to
 
 
-def relax(program: ClassProgram) -> tuple[Floats, Ints] | None:
+def relax(program: ClassProgram, variables: int | None = None) -> tuple[Floats, Ints] | None:
     """The rows' multipliers at the relaxation's optimum, and the instances; None where none is feasible.
 
     Raises:
         RequestError: the solver gave up.
     """
-    program = in_bins(program)
+    program = in_bins(program, variables or MOST_VARIABLES)
     instances = np.zeros(0, np.int64)
     if program.hosting is not None:
         # Whole instances first: then their capacities are known, and the rest is linear again.
@@ -111,10 +111,10 @@ def whole(program: ClassProgram) -> Ints | None:
     return flow if (flow.sum(axis=0) == program.counts).all() else None
 
 
-def in_bins(program: ClassProgram) -> ClassProgram:
+def in_bins(program: ClassProgram, variables: int) -> ClassProgram:
     """The same program with neighbouring classes merged until PuLP can hold it: their means, their counts."""
     options, classes = program.costs.shape
-    bins = max(1, _MOST_VARIABLES // options)
+    bins = max(1, variables // options)
     if classes <= bins:
         return program
     # Bins of like classes: those with the same options allowed, in the order of the workload.

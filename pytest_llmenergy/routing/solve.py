@@ -156,7 +156,7 @@ def _settle(market: Market, prices: Ints) -> tuple[Ints, Ints, int, int]:
     whole, counts, lower, upper = market.costs, market.counts, market.lower, market.upper
     classes = len(counts)
     standing = market.at(prices)
-    size = _SPARE * market.astray(standing)
+    size = _SPARE * market.astray(prices, standing)
     chosen = np.zeros(classes, bool)
     while True:
         size = min(max(_NEAR_TIES, size), classes - 1)
