@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from pytest_llmenergy.errors import RequestError
 from pytest_llmenergy.routing import exchange, pulp_solver
+from pytest_llmenergy.routing.prices import Market
 from pytest_llmenergy.routing.solve import InfeasibleError, exact_dot, solve
 
 
@@ -90,6 +91,23 @@ def test_thousands_of_classes_are_certified(models, kind):
     solution = solve(costs, counts, lower, upper)
     check(solution, costs, counts, lower, upper)
     assert solution.gap == 0
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_where_classes_stand_at_prices(whole):
+    """The cheapest model, by how much, and the queries it gets; in floats and in integers."""
+    rng = np.random.default_rng(6)
+    costs, prices = rng.integers(-50, 50, (5, 400)), rng.integers(-20, 20, 5)
+    counts = rng.integers(1, 5, 400)
+    if not whole:
+        costs, prices = costs + 0.5, prices.astype(float)
+    standing = Market(costs=costs, counts=counts, lower=np.zeros(5), upper=np.zeros(5)).at(prices)
+    reduced = costs - prices[:, None]
+    in_order = np.sort(reduced, axis=0)
+    assert standing.where.tolist() == reduced.argmin(axis=0).tolist()
+    assert standing.least.tolist() == in_order[0].tolist()
+    assert standing.margin.tolist() == (in_order[1] - in_order[0]).tolist()
+    assert standing.placed.tolist() == [int(counts[standing.where == k].sum()) for k in range(5)]
 
 
 def test_equal_classes_everywhere_are_certified():
