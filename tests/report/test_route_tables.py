@@ -66,21 +66,17 @@ def test_a_plan_reads_in_units_of_a_query_and_of_the_bill():
 
 def test_one_query_is_not_plural():
     """In the head, in the warnings, in the coin toss."""
+    pair = {"models": ("small", "large"), "queries": 1, "tokens_in": (5, 5), "tokens_out": (7, 7)}
+    unsure = point(
+        energy_low_j=1.0,
+        energy_high_j=2.0,
+        coin_toss_queries=1,
+        coin_toss_energy_j=1.0,
+        coin_toss_between=[pair],
+    )
     lines = render_plan(
-        document(
-            queries=1,
-            queries_outside_fitted_range=1,
-            pairs_of_negative_energy=1,
-            points=[
-                point(
-                    energy_low_j=1.0, energy_high_j=2.0, coin_toss_queries=1, coin_toss_energy_j=1.0,
-                    coin_toss_between=[
-                        {"models": ("small", "large"), "queries": 1, "tokens_in": (5, 5), "tokens_out": (7, 7)}
-                    ],
-                )
-            ],
-        )
-    )  # fmt: skip
+        document(queries=1, queries_outside_fitted_range=1, pairs_of_negative_energy=1, points=[unsure])
+    )
     text = " ".join(" ".join(lines).split())
     assert "1 query, " in text
     assert "1 query (100.0 %) outside" in text

@@ -181,6 +181,16 @@ def test_two_equal_models_are_told_apart_by_their_counts_alone(slack):
     assert solution.gap == 0
 
 
+def test_the_right_prices_need_no_cooling(monkeypatch):
+    """Started where it ends, a solve looks once and is done."""
+    rng = np.random.default_rng(3)
+    costs, counts = rng.normal(size=(4, 2_000)), np.full(2_000, 2)
+    bounds = np.full(4, 1_000)
+    cold = solve(costs, counts, bounds, bounds)
+    monkeypatch.setattr("pytest_llmenergy.routing.prices._cool", None)
+    assert solve(costs, counts, bounds, bounds, prices=cold.prices).objective == cold.objective
+
+
 @pytest.mark.parametrize("start", [(0.3, 0.0, 0.0), (0.0, -0.4, 0.2), (1e-7, 0.0, 0.0)])
 def test_a_neighbours_price_that_binds_no_longer_is_let_go(start, monkeypatch):
     """Counts within their bounds do not make a price right; the exchange is left with a few classes only."""
