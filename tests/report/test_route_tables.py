@@ -64,6 +64,12 @@ def test_a_plan_reads_in_units_of_a_query_and_of_the_bill():
     assert max(map(len, lines)) <= 80
 
 
+@pytest.mark.parametrize(("gap", "told"), [(-1.9e-16, "0"), (2.4e-3, "2.4e-03"), (3.3e-10, "3.3e-10")])
+def test_a_gap_is_0_where_only_floats_differ(gap, told):
+    """And said as it is where it is one."""
+    assert rows(render_plan(document(points=[point(gap=gap)])), "Plans")[0][-1] == told
+
+
 def test_one_query_is_not_plural():
     """In the head, in the warnings, in the coin toss."""
     pair = {"models": ("small", "large"), "queries": 1, "tokens_in": (5, 5), "tokens_out": (7, 7)}
@@ -111,13 +117,15 @@ def test_queries_by_window_are_those_of_all_models():
                     "zeta": 0.5,
                     "cost": 1.5,
                     "cost_without_waiting": 4.5,
+                    "cost_of_best_without_waiting": None,
                     "counts": {"small": [1, 3], "large": [2, 4]},
                 }
             ],
         )
     )
     assert rows(lines, "Queries by window") == [["0", "10", "0.3", "3"], ["10", "20", "0.1", "7"]]
-    assert any("1.5; with every query served in its first window: 4.5." in line for line in lines)
+    assert "1.5; with every query at the same model in its first window: 4.5." in lines
+    assert "The best plan that lets no query wait: does not fit." in lines
 
 
 def test_the_half_held_out_is_compared_without_a_minus_before_nothing():
