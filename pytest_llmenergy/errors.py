@@ -27,6 +27,27 @@ class DocumentError(RequestError):
         super().__init__(f"{path}: {problem}" + (f" {remedy}" if remedy else ""))
 
 
+def unreadable(path: Path, error: OSError, remedy: str = "") -> DocumentError:
+    """A file that cannot be read; of a missing one, the files whose names are near."""
+    guess = "Check the path."
+    if isinstance(error, FileNotFoundError):
+        if not path.parent.exists():
+            guess = f"There is no folder {path.parent}."
+        elif near := _near(path):
+            guess = f"Did you mean {' or '.join(near)}?"
+    return DocumentError(path, f"cannot be read ({error.strerror}).", f"{guess} {remedy}".strip())
+
+
+def _near(path: Path) -> list[str]:
+    import difflib
+
+    try:
+        names = [other.name for other in path.parent.iterdir()]
+    except OSError:
+        return []
+    return [str(path.with_name(name)) for name in difflib.get_close_matches(path.name, names, cutoff=0.7)]
+
+
 class MissingExtraError(RequestError):
     """A stage was asked for whose packages are not installed."""
 

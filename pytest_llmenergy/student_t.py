@@ -60,5 +60,5 @@ def half_width(values: Sequence[float], confidence: float) -> float | None:
     if n < 2:  # noqa: PLR2004 - a spread needs two
         return None
     centre = math.fsum(values) / n
-    variance = math.fsum((value - centre) ** 2 for value in values) / (n - 1)
+    variance = math.fsum([(value - centre) ** 2 for value in values]) / (n - 1)
     return quantile(confidence, n - 1) * math.sqrt(variance / n)

@@ -47,6 +47,7 @@ class Anova:
     by_model: bool
     models: tuple[str, ...]
     n: int  # trials
+    estimated: bool  # whether any joule of it is an estimate
     empty_cells: int  # combinations of token counts that were not measured
     rows: tuple[Row, ...]
 
@@ -97,6 +98,7 @@ def anova(observations: Observations, metric: str, *, log: bool = False, by_mode
         by_model=by_model,
         models=tuple(sorted(set(table["model"]))),
         n=n,
+        estimated=observations.is_estimated(metric),
         empty_cells=levels - len(table[["tokens_in", "tokens_out"]].drop_duplicates()),
         rows=tuple(rows),
     )
@@ -186,6 +188,7 @@ def record(analysis: Anova) -> dict[str, Any]:
     """As it stands in anova.json."""
     return {
         "n": analysis.n,
+        "provenance": "estimated" if analysis.estimated else "measured",
         "models": analysis.models,
         "log": analysis.log,
         "by_model": analysis.by_model,

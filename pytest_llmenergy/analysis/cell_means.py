@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     from pytest_llmenergy.analysis.observations import Observations
 
-_LATTICE = 33  # points an axis on which a form with free signs is looked at
 _MEAN_OF_ABSOLUTE_NORMAL = math.sqrt(2 / math.pi)
 
 
@@ -78,10 +77,10 @@ class CellMeans:
         return float(100 * np.abs(others * inverse - 1).mean())
 
     @cached_property
-    def lattice(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Token counts over the range of the cells, evenly in the logarithm: (points, 1) and (1, points)."""
-        t, n = (np.geomspace(a.min(), a.max(), _LATTICE) for a in (self.tokens_in, self.tokens_out))
-        return t[:, None], n[None, :]
+    def ranges(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """The least and the largest tokens_in, and those of tokens_out."""
+        t, n = self.tokens_in, self.tokens_out
+        return (int(t.min()), int(t.max())), (int(n.min()), int(n.max()))
 
     @cached_property
     def noise_floor_mape(self) -> float | None:

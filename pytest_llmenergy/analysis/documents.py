@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from array import array
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
@@ -22,7 +23,7 @@ from pytest_llmenergy.errors import DocumentError
 from pytest_llmenergy.records import DomainEnergy, Environment, ModelRecord, Provenance
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
 ENERGIES = tuple(name for name in METRICS if name != "runtime_s")
@@ -42,13 +43,18 @@ class Document:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """One document's cells and trials; `cell` counts within it."""
+    """One document's cells and trials, `trial` their number in it; `cell` counts within it."""
 
     cells: pl.DataFrame
     trials: pl.DataFrame
     document: Document
     active_parameters: dict[str, int] = field(default_factory=dict)
     parameters: dict[str, int] = field(default_factory=dict)
+    table: Path | None = None  # the file, where it has a line a trial
+
+    def line(self, trial: int) -> int | None:
+        """The line of its trial, counted from 0, where it has lines."""
+        return None if self.table is None else tidy.line_of(self.table, trial)
 
 
 def from_tidy(path: Path, index: int) -> Part:
@@ -62,6 +68,7 @@ def from_tidy(path: Path, index: int) -> Part:
     total = pl.when(pl.col("n_gpus") == 0).then(0.0).otherwise(pl.col("gpu_energy_j"))
     trials = frame.select(
         "cell",
+        "trial",
         "gpu_energy_j",
         "cpu_energy_j",
         (total + pl.col("cpu_energy_j")).alias("energy_j"),
@@ -74,6 +81,7 @@ def from_tidy(path: Path, index: int) -> Part:
         cells=cells.with_columns(pl.lit(index, dtype=pl.Int32).alias("document")),
         trials=trials,
         document=Document(path=str(path), sha256=sha256, fingerprint=None),
+        table=path,
     )
 
 
@@ -88,6 +96,7 @@ class _Domain(msgspec.Struct, frozen=True, gc=False):
 class _Trial(msgspec.Struct, frozen=True, gc=False):
     """What a fit needs of a `records.Trial`."""
 
+    index: int
     runtime_s: float
     domains: tuple[_Domain, ...]
     warmup: bool = False
@@ -132,12 +141,13 @@ def from_results(path: Path, index: int) -> Part:
             raise DocumentError(path, f"is not a results document: cell {number}: {error}.") from error
         if cell.error is not None:
             continue
-        counted = sums.add(cell.trials)
+        counted = [trial for trial in cell.trials if not trial.warmup and trial.excluded is None]
         if counted:
+            sums.add(counted)
             machine = fingerprint or cell.system
             setting = (cell.model, cell.system, machine, cell.n_gpus, cell.batch_size, cell.kv_cache)
             settings.append((*setting, cell.tokens_in, cell.tokens_out, index))
-            counts.append(counted)
+            counts.append(len(counted))
     schema = {
         "model": pl.String,
         "system": pl.String,
@@ -154,7 +164,7 @@ def from_results(path: Path, index: int) -> Part:
     _refuse_impossible(path, cells, trials)
     return Part(
         cells=cells,
-        trials=trials.select("cell", *METRICS, "gpu_estimated", "cpu_estimated"),
+        trials=trials.select("cell", "trial", *METRICS, "gpu_estimated", "cpu_estimated"),
         document=Document(path=str(path), sha256=hashlib.sha256(text).hexdigest(), fingerprint=fingerprint),
         active_parameters={m.model: m.active_parameters for m in document.models if m.active_parameters},
         parameters={m.model: m.parameters for m in document.models if m.parameters},
@@ -162,6 +172,12 @@ def from_results(path: Path, index: int) -> Part:
 
 
 def _refuse_impossible(path: Path, cells: pl.DataFrame, trials: pl.DataFrame) -> None:
+    for name in ("batch_size", "tokens_in", "tokens_out"):
+        odd = cells.filter(pl.col(name) < 1)
+        if odd.height:
+            raise DocumentError(
+                path, f"a cell of {odd['model'][0]} has {name} {odd[name][0]}.", "Give 1 or more."
+            )
     for name in METRICS:
         least = pl.col(name) <= 0 if name == "runtime_s" else pl.col(name) < 0
         bad = trials.filter(least)
@@ -175,6 +191,7 @@ def _refuse_impossible(path: Path, cells: pl.DataFrame, trials: pl.DataFrame) ->
             )
 
 
+_AT_ONCE = 300  # trials that are decoded and not yet columns: they stay in the processor's cache
 _Layout: TypeAlias = tuple[tuple[str, Provenance], ...]
 
 
@@ -194,33 +211,44 @@ class _Sums:
     """GPU, CPU and total energy of trials: which domains enter which sum is accounting's to say."""
 
     def __init__(self) -> None:
+        self._waiting: list[_Trial] = []
+        self._numbers = array("q")
         self._columns = {name: array("d") for name in METRICS}
         self._estimated = {"gpu_estimated": array("b"), "cpu_estimated": array("b")}
         self._plans: dict[_Layout, _Plan] = {}
 
-    def add(self, trials: Iterable[_Trial]) -> int:
-        """Take a cell's counted trials in; how many."""
-        counted = [trial for trial in trials if not trial.warmup and trial.excluded is None]
-        if not counted:
-            return 0
-        layout = _layout(counted[0])
-        domains = [domain for trial in counted for domain in trial.domains]
-        if [(domain.domain, domain.provenance) for domain in domains] == list(layout) * len(counted):
-            self._add_alike(layout, counted, [domain.energy_j for domain in domains])
-            return len(counted)
-        for trial in counted:
-            self._add_alike(_layout(trial), [trial], [domain.energy_j for domain in trial.domains])
-        return len(counted)
+    def add(self, trials: Sequence[_Trial]) -> None:
+        """Take counted trials in; many at once, since a column costs less than a cell."""
+        self._waiting += trials
+        if len(self._waiting) >= _AT_ONCE:
+            self._take_in()
 
-    def _add_alike(self, layout: _Layout, trials: list[_Trial], energies_j: list[float | None]) -> None:
-        """Trials with the same domains of the same provenance; energies trial after trial."""
+    def _take_in(self) -> None:
+        trials, self._waiting = self._waiting, []
+        if not trials:
+            return
+        layout = _layout(trials[0])
+        domains = [domain for trial in trials for domain in trial.domains]
+        names, provenances = zip(*layout, strict=True) if layout else ((), ())
+        if [domain.domain for domain in domains] == [*names] * len(trials) and [
+            domain.provenance for domain in domains
+        ] == [*provenances] * len(trials):
+            self._add_alike(layout, trials, domains)
+            return
+        for each, group in groupby(trials, key=_layout):
+            alike = list(group)
+            self._add_alike(each, alike, [domain for trial in alike for domain in trial.domains])
+
+    def _add_alike(self, layout: _Layout, trials: list[_Trial], domains: list[_Domain]) -> None:
+        """Trials with the same domains of the same provenance; `domains` trial after trial."""
         plan = self._plans.get(layout) or self._plan(layout)
-        known = [np.nan if x is None else x for x in energies_j]
+        known = [np.nan if domain.energy_j is None else domain.energy_j for domain in domains]
         for name, parts in zip(ENERGIES, plan.parts, strict=True):
             columns = [known[i :: len(layout)] for i in parts]
             if len(columns) > 1:
                 columns = [[sum(x) for x in zip(*columns, strict=True)]]
             self._columns[name].extend(columns[0] if columns else [np.nan] * len(trials))
+        self._numbers.extend([trial.index for trial in trials])
         self._columns["runtime_s"].extend([trial.runtime_s for trial in trials])
         for name, is_estimated in zip(self._estimated, plan.estimated, strict=True):
             self._estimated[name].extend([is_estimated] * len(trials))
@@ -243,10 +271,12 @@ class _Sums:
 
     def frame(self) -> pl.DataFrame:
         """The trials; NaN, which no JSON holds, stood for unknown."""
+        self._take_in()
         return pl.DataFrame(
             {name: np.frombuffer(values) if values else [] for name, values in self._columns.items()},
             schema=dict.fromkeys(METRICS, pl.Float64),
         ).with_columns(
+            pl.Series("trial", np.frombuffer(self._numbers, dtype=np.int64), dtype=pl.Int64),
             *(pl.col(name).fill_nan(None) for name in METRICS),
             *(
                 pl.Series(name, np.frombuffer(values, dtype=np.int8).astype(bool), dtype=pl.Boolean)

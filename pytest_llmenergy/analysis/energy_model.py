@@ -15,7 +15,7 @@ import numpy as np
 
 from pytest_llmenergy import student_t
 from pytest_llmenergy.analysis import forms
-from pytest_llmenergy.errors import DocumentError, RequestError
+from pytest_llmenergy.errors import DocumentError, RequestError, unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -164,7 +164,7 @@ def load_fits(path: Path, *, every_form: bool = False) -> list[EnergyModel]:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise DocumentError(path, f"cannot be read ({error.strerror}).") from error
+        raise unreadable(path, error) from error
     found = _from_csv(path, content) if path.suffix.lower() == ".csv" else _from_json(path, content)
     models = [model for model in found if every_form or model.chosen]
     if not models:

@@ -97,7 +97,7 @@ class Fit:
     @property
     def loo_mdape(self) -> float:
         """Median absolute percentage error of cells left out."""
-        return float(100 * np.median(np.abs(self.left_out_error)))
+        return 100 * solve.median(np.abs(self.left_out_error))
 
     @property
     def loo_wape(self) -> float:
@@ -135,7 +135,7 @@ class Fit:
 
     def energy_model(self, *, results_sha256: tuple[str, ...] = ()) -> EnergyModel:
         """The fit as others use it."""
-        group, t, n = self.cells.group, self.cells.tokens_in, self.cells.tokens_out
+        group = self.cells.group
         values = self.solution.coefficients.tolist()
         return EnergyModel(
             model=group.model,
@@ -150,8 +150,8 @@ class Fit:
             residual_scale=self.solution.scale,
             relative=self.form.relative,
             df_resid=self.solution.df_resid,
-            tokens_in_range=(int(t.min()), int(t.max())),
-            tokens_out_range=(int(n.min()), int(n.max())),
+            tokens_in_range=self.cells.ranges[0],
+            tokens_out_range=self.cells.ranges[1],
             provenance="estimated" if self.cells.estimated else "measured",
             is_usable=self.verdict.is_usable,
             reasons=self.verdict.reasons,
@@ -223,9 +223,8 @@ def refuse_flat_axis(cells: CellMeans) -> None:
     Raises:
         CannotFitError: they do; the message names the axis.
     """
-    for axis, option in (("tokens_in", "--llm-energy-tokens-in"), ("tokens_out", "--llm-energy-tokens-out")):
-        values = getattr(cells, axis)
-        least, most = int(values.min()), int(values.max())
+    options = (("tokens_in", "--llm-energy-tokens-in"), ("tokens_out", "--llm-energy-tokens-out"))
+    for (axis, option), (least, most) in zip(options, cells.ranges, strict=True):
         if most < _LEAST_RATIO * least:
             have = f"{axis} {least}" if least == most else f"{axis} between {least} and {most}"
             raise CannotFitError(

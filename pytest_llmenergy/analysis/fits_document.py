@@ -35,6 +35,7 @@ def write_fits(
     skipped: Iterable[Skipped] = (),
     documents: Sequence[Document] = (),
     across: Iterable[Across] = (),
+    notes: Sequence[str] = (),
 ) -> None:
     """Write a fits document whole or not at all.
 
@@ -45,6 +46,7 @@ def write_fits(
         "schema": FITS_SCHEMA,
         "confidence": CONFIDENCE,
         "results": [{"path": d.path, "sha256": d.sha256, "fingerprint": d.fingerprint} for d in documents],
+        "notes": notes,
         "fits": [_record(fit, documents) for fit in fits],
         "skipped": [
             {"model": s.group.model, "system": s.group.system, "metric": s.metric, "reason": s.reason}

@@ -8,6 +8,7 @@ every sequence of the batch: fits of different batch sizes are different fits. d
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     Column = Callable[[NDArray[np.float64], NDArray[np.float64]], NDArray[np.float64]]
 
 INTERCEPT = "(intercept)"
+LATTICE = 33  # points an axis on which a form with free signs is looked at
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,6 +130,22 @@ def columns(
 def design(names: Sequence[str], tokens_in: ArrayLike, tokens_out: ArrayLike) -> NDArray[np.float64]:
     """The design matrix, one row a cell: shape (cells, terms)."""
     return np.stack(columns(names, tokens_in, tokens_out), axis=-1)
+
+
+@lru_cache(maxsize=64)
+def lattice_design(
+    names: tuple[str, ...], ranges: tuple[tuple[int, int], tuple[int, int]]
+) -> NDArray[np.float64]:
+    """The design matrix of a lattice, evenly in the logarithm: (LATTICE, LATTICE, terms).
+
+    Groups measured on one grid, of which there may be thousands, share it: it is not to be written to.
+
+    Args:
+        names: the terms.
+        ranges: the least and the largest tokens_in, and those of tokens_out.
+    """
+    t, n = (np.geomspace(least, most, LATTICE) for least, most in ranges)
+    return design(names, t[:, None], n[None, :])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

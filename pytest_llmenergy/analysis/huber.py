@@ -35,10 +35,15 @@ class Huber:
         found, done = self._newton(self.rows, start[None, :])
         return found[0] if done[0] else self._reweighted(nonnegative=False)
 
-    def fit_nonnegative(self) -> Floats:
-        """With no coefficient below zero: (k,); an active-set method on Newton's."""
-        bound = _least_squares(self.rows, np.ones(len(self.rows)), nonnegative=True)
-        active = bound > 0
+    def fit_nonnegative(self, free: Floats) -> Floats:
+        """With no coefficient below zero: (k,); an active-set method on Newton's, from the free solution."""
+        active = free > 0
+        used = self.rows[:, active]
+        bound = np.zeros_like(free)
+        try:
+            bound[active] = np.linalg.solve(used.T @ used, used.sum(axis=0))
+        except np.linalg.LinAlgError:  # without a cell the columns may say the same thing
+            return self._reweighted(nonnegative=True)
         for _ in range(_CHANGES):
             found, done = self._newton(self.rows[:, active], bound[None, active])
             bound = np.zeros_like(bound)
@@ -87,7 +92,7 @@ class Huber:
         left_out: Floats = np.einsum("ij,ij->i", found, used[which])
         for i in np.flatnonzero(~done):
             others = Huber(np.delete(self.rows, which[i], axis=0), self.cut)
-            left_out[i] = self.rows[which[i]] @ others.fit_nonnegative()
+            left_out[i] = self.rows[which[i]] @ others.fit_nonnegative(bound)
         return left_out
 
     def _pull(self, residual: Floats) -> Floats:

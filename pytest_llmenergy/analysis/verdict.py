@@ -102,7 +102,7 @@ def _shape(cells: CellMeans, form: Form, coefficients: Floats) -> tuple[bool, bo
     """Whether it goes below zero, and whether it never falls, within the range of its cells."""
     if form.nonnegative:
         return False, True  # every column is positive and grows with either count
-    predicted = forms.design(form.terms, *cells.lattice) @ coefficients
+    predicted = forms.lattice_design(form.terms, cells.ranges) @ coefficients
     slack = _ROUNDING * np.abs(predicted).max()
     falls = any((np.diff(predicted, axis=axis) < -slack).any() for axis in (0, 1))
     return bool((predicted < -slack).any()), not falls

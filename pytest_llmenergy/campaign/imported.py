@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 NO_VALUE = "the imported file gives no value"
 _CELL_TRIALS = b'"trials":[]'
 _CAMPAIGN_CELLS = b'"cells":[]'
-_AT_ONCE = 50_000  # trials whose text is in memory
+_AT_ONCE = 10_000  # trials whose text is in memory
 
 
 def gpu_domain(n_gpus: int | None) -> str:

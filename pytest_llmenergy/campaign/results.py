@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 
 from pytest_llmenergy.campaign.summary import with_summary
-from pytest_llmenergy.errors import DocumentError, RequestError
+from pytest_llmenergy.errors import DocumentError, RequestError, unreadable
 from pytest_llmenergy.records import RESULTS_SCHEMA, Campaign
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 RESULTS_NAME = "results.json"
+_BYTE = re.compile(r"\(byte (?P<byte>\d+)\)")
 
 
 def encode(campaign: Campaign) -> bytes:
@@ -52,7 +54,7 @@ def read_document(path: Path) -> tuple[Path, bytes]:
     except IsADirectoryError:
         return read_document(path / RESULTS_NAME)
     except OSError as error:
-        raise DocumentError(path, f"cannot be read ({error.strerror}).", "Check the path.") from error
+        raise unreadable(path, error) from error
 
 
 def decode(path: Path, text: bytes, kind: type[T]) -> T:
@@ -65,10 +67,24 @@ def decode(path: Path, text: bytes, kind: type[T]) -> T:
         document = msgspec.json.decode(text, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         _refuse_other_schema(path, text)
-        remedy = "Make one of a table with `llmenergy-report import`." if path.suffix == ".csv" else ""
-        raise DocumentError(path, f"is not a results document: {error}.", remedy) from error
+        place, remedy = _place(text, str(error))
+        if path.suffix == ".csv":
+            remedy = "Make one of a table with `llmenergy-report import`."
+        raise DocumentError(path, f"{place}is not a results document: {error}.", remedy) from error
     _refuse_other_schema(path, text)
     return document
+
+
+def _place(text: bytes, problem: str) -> tuple[str, str]:
+    """The line of what is no JSON, and what to do of the one mistake that JSON libraries make."""
+    found = _BYTE.search(problem)
+    if found is None:
+        return "", ""
+    at = int(found["byte"])
+    remedy = "NaN and infinity are no JSON: write null where a figure is unknown."
+    is_not_a_number = text[at:].lstrip(b"-+").startswith((b"NaN", b"nan", b"Infinity", b"inf"))
+    line = text.count(b"\n", 0, at) + 1
+    return f"line {line}: ", remedy if is_not_a_number else ""
 
 
 class _SchemaOnly(msgspec.Struct):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import msgspec
 
@@ -124,27 +124,23 @@ def summary_of(
     confidence: float = 0.95,
 ) -> Summary:
     """The summary of one call, from its counted trials' figures; `energies_j` by ENERGY_METRICS."""
-
-    def mean_of(values: Sequence[float | None]) -> float | None:
-        known = [value for value in values if value is not None]
-        return student_t.mean(known) if len(known) == len(values) else None
-
-    known = [energy_j for energy_j in energies_j[basis] if energy_j is not None]
-    complete = bool(known) and len(known) == len(energies_j[basis])
-    energy_j = student_t.mean(known) if complete else None
-    half_width_j = student_t.half_width(known, confidence) if complete else None
+    # One unknown part makes a mean unknown.
+    known = {metric: cast("Sequence[float]", e) for metric, e in energies_j.items() if None not in e}
+    means_j = {metric: student_t.mean(energies) for metric, energies in known.items()}
+    energy_j = means_j.get(basis)
+    half_width_j = None if energy_j is None else student_t.half_width(known[basis], confidence)
     runtime_s = student_t.mean(runtimes_s)
     per_token = tokens_generated or None
     return Summary(
         runtime_s=runtime_s,
-        energy_j=mean_of(energies_j["energy_j"]),
-        gpu_energy_j=mean_of(energies_j["gpu_energy_j"]),
-        cpu_energy_j=mean_of(energies_j["cpu_energy_j"]),
+        energy_j=means_j.get("energy_j"),
+        gpu_energy_j=means_j.get("gpu_energy_j"),
+        cpu_energy_j=means_j.get("cpu_energy_j"),
         energy_j_per_token=None if energy_j is None or per_token is None else energy_j / per_token,
         energy_j_per_token_half_width=(
             None if half_width_j is None or per_token is None else half_width_j / per_token
         ),
-        energy_basis=basis if complete else None,
+        energy_basis=None if energy_j is None else basis,
         provenance=provenance,
         power_w=None if energy_j is None or not runtime_s else energy_j / runtime_s,
         throughput_tok_s=None if per_token is None or not runtime_s else per_token / runtime_s,

@@ -7,9 +7,11 @@ NaN, infinity, a negative or zero energy, a repeated trial, rows in another unit
 from __future__ import annotations
 
 import csv
+from bisect import bisect_right
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from pytest_llmenergy.errors import DocumentError, require
+from pytest_llmenergy.errors import DocumentError, require, unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,6 +27,7 @@ ENERGIES = ("gpu_energy_j", "cpu_energy_j")
 REALS = ("runtime_s", *ENERGIES)
 COLUMNS = (*TEXTS, *COUNTS, *REALS)
 CELL = ("model", "system", "n_gpus", "batch_size", "kv_cache", "tokens_in", "tokens_out")
+REPEATS = "repeats trial {trial} of {model} on {system}, {tokens_in} tokens in, {tokens_out} out"
 _MAY_BE_EMPTY = ("n_gpus", *ENERGIES)
 _LEAST = {"n_gpus": 0, "batch_size": 1, "input_tokens": 1, "output_tokens": 1, "trial": 0}
 _KV_CACHE = {"true": True, "1": True, "false": False, "0": False}
@@ -79,20 +82,44 @@ def read_tables(paths: Sequence[Path], *, kv_cache: bool | None = None) -> pl.Da
     """The trials of several files, one after another.
 
     Raises:
-        DocumentError: a line of a file is not a trial, or two files have the same one.
+        DocumentError: a line of a file is not a trial, or repeats one that an earlier file has.
     """
-    if len(paths) == 1:
-        return read_tidy(paths[0], kv_cache=kv_cache)
-    trials = with_cell_number(pl.concat([read_tidy(path, kv_cache=kv_cache) for path in paths]))
-    if trials.n_unique(["cell", "trial"]) != trials.height:
-        twice = trials.filter(trials.select("cell", "trial").is_duplicated()).row(0, named=True)
+    tables = [read_tidy(path, kv_cache=kv_cache) for path in paths]
+    if len(tables) == 1:
+        return tables[0]
+    trials = with_cell_number(pl.concat(tables))
+    again = trials.select(~pl.struct("cell", "trial").is_first_distinct()).to_series().arg_true()
+    if len(again):
+        row = trials.row(int(again[0]), named=True)
+        same = (trials["cell"] == row["cell"]) & (trials["trial"] == row["trial"])
+        begins = [0, *accumulate(table.height for table in tables[:-1])]
+        places = []
+        for at in same.arg_true()[:2].to_list():
+            file = bisect_right(begins, at) - 1
+            places.append((paths[file], line_of(paths[file], at - begins[file])))
+        (former, former_line), (path, line) = places
         raise DocumentError(
-            paths[-1],
-            "repeats trial {trial} of {model} on {system}, {tokens_in} tokens in, {tokens_out} out, which an "
-            "earlier file has.".format(**twice),
-            "Give each trial once.",
+            path,
+            f"line {line}: {REPEATS.format(**row)}, which {former} has in line {former_line}.",
+            "Give each trial once, and number a cell's trials through; or import each file by itself: fit "
+            "takes several documents of one machine together.",
         )
     return trials
+
+
+def line_of(path: Path, trial: int) -> int:
+    """The line on which a file's trial begins, counted from 0: not trial + 2 where fields hold new lines."""
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.reader(file)
+        next(reader)
+        ends = reader.line_num
+        for row in reader:
+            if any(row):
+                if trial == 0:
+                    break
+                trial -= 1
+            ends = reader.line_num
+    return ends + 1
 
 
 class _Table:
@@ -105,8 +132,7 @@ class _Table:
         if missing:
             raise DocumentError(path, f"has no column {missing[0]!r}.", _remedy(missing[0], frame.columns))
         self._refuse_cut_row(len(frame.columns))
-        # Blank lines come as rows of nulls; the index counts them, so that lines can be told.
-        frame = frame.with_row_index("row").filter(~pl.all_horizontal(pl.exclude("row").is_null()))
+        frame = frame.filter(~pl.all_horizontal(pl.all().is_null()))  # blank lines
         if frame.is_empty():
             raise DocumentError(path, "has no row.", "Give one row a trial.")
         self.frame = frame
@@ -115,7 +141,7 @@ class _Table:
         try:
             return pl.read_csv(self.path.read_bytes(), infer_schema=False)
         except OSError as error:
-            raise DocumentError(self.path, f"cannot be read ({error.strerror}).") from error
+            raise unreadable(self.path, error) from error
         except pl.exceptions.NoDataError:
             raise DocumentError(self.path, "is empty.", f"Give the columns {','.join(COLUMNS)}.") from None
         except pl.exceptions.ComputeError as error:
@@ -156,17 +182,9 @@ class _Table:
         flags = bad if isinstance(bad, pl.Series) else self.frame.select(bad).to_series()
         indices = flags.arg_true()
         if len(indices):
-            values = self.frame.row(int(indices[0]), named=True)
-            line = self._line(values["row"])
-            raise DocumentError(self.path, f"line {line}: {problem.format(**values)}", remedy)
-
-    def _line(self, row: int) -> int:
-        """The line on which a row begins: not row + 2 where quoted fields hold new lines."""
-        with self.path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file)
-            for _ in range(row + 1):
-                next(reader)
-            return reader.line_num + 1
+            at = int(indices[0])
+            told = problem.format(**self.frame.row(at, named=True))
+            raise DocumentError(self.path, f"line {line_of(self.path, at)}: {told}", remedy)
 
     def check_text(self, name: str) -> None:
         """Names are never empty."""
@@ -235,7 +253,7 @@ class _Table:
         """A trial stands once: a file joined twice would count every joule twice."""
         self.refuse_where(
             ~pl.struct("cell", "trial").is_first_distinct(),
-            "repeats trial {trial} of {model} on {system}, {tokens_in} tokens in, {tokens_out} out.",
+            f"{REPEATS}.",
             "Number the trials of a cell, and give each once.",
         )
 

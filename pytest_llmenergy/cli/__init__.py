@@ -41,6 +41,10 @@ COMMANDS = {
 }
 
 
+_WHOLE = 500  # characters: longer than any first sentence
+_NEAR = 0.7  # of two names: `plot` is not near to `import`
+
+
 class _LazyGroup(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Every command that this version has."""
@@ -54,6 +58,26 @@ class _LazyGroup(click.Group):
         module = importlib.import_module(f"{__name__}.{COMMANDS[cmd_name]}")
         command: click.Command = module.command
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command named, or the names near to what was written: click knows those it has loaded only."""
+        if self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
+            import difflib
+
+            names = self.list_commands(ctx)
+            near = difflib.get_close_matches(args[0], names, cutoff=_NEAR)
+            remedy = f"Did you mean {' or '.join(near)}?" if near else f"There are {', '.join(names)}."
+            ctx.fail(f"No such command {args[0]!r}. {remedy}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Every command with its whole first sentence, which click would cut at the line's end."""
+        found = ((name, self.get_command(ctx, name)) for name in self.list_commands(ctx))
+        rows = [(name, command.get_short_help_str(_WHOLE)) for name, command in found if command is not None]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
 
 
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

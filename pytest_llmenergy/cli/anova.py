@@ -46,8 +46,9 @@ def command(
             {
                 "schema": ANOVA_SCHEMA,
                 "results": [{"path": d.path, "sha256": d.sha256} for d in observations.documents],
+                "notes": observations.notes,
                 "metrics": {analysis.metric: record(analysis) for analysis in analyses},
             },
         )
-    for line in render(anova_tables(analyses)):
+    for line in render([*anova_tables(analyses), *observations.notes]):
         click.echo(line)

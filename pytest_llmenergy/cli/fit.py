@@ -41,7 +41,7 @@ _WITH_STATSMODELS = 200  # fits; more are solved by our own algebra, which equal
 )
 @click.option(
     "--max-mape",
-    type=float,
+    type=click.FloatRange(min=0, min_open=True),
     default=20.0,
     show_default=True,
     help="The left-out error in percent above which a fit is not usable.",
@@ -99,8 +99,15 @@ def command(
 
         lines = scaling.across(fits, scaling.sizes(observations, _sizes(parameters)))
     if output is not None:
-        write_fits(output, fits, skipped=skipped, documents=observations.documents, across=lines)
-    for line in render([*fit_tables(fits, skipped), *across_tables(lines)]):
+        write_fits(
+            output,
+            fits,
+            skipped=skipped,
+            documents=observations.documents,
+            across=lines,
+            notes=observations.notes,
+        )
+    for line in render([*fit_tables(fits, skipped), *across_tables(lines), *observations.notes]):
         click.echo(line)
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pytest_llmenergy.records import Cell
 
 
-class Share(click.ParamType[float]):
+class Share(click.ParamType):  # type: ignore[type-arg]  # generic in its stubs alone
     """`5%` or `0.05`; click's own words for anything else."""
 
     name = "share"
@@ -152,6 +152,7 @@ def command(  # noqa: PLR0917 - click passes them by name
     is wrong.
     """
     from pytest_llmenergy.analysis.gate import Mode, compare_sessions, read_session
+    from pytest_llmenergy.analysis.gate.comparable import refuse_same
     from pytest_llmenergy.campaign.baselines import find_baselines
     from pytest_llmenergy.campaign.results import read_results
 
@@ -161,6 +162,7 @@ def command(  # noqa: PLR0917 - click passes them by name
     if len(bases) > 1:  # a head that was stored already is no evidence about itself
         mine = [session.campaign for session in judged]
         bases = [session for session in bases if session.campaign not in mine]
+    refuse_same(bases, judged)
     rules = make_rules(
         fail_above=fail_above,
         tolerances=tolerances,

@@ -86,7 +86,7 @@ def selected(chosen: Selection) -> Observations:
     """Read the documents and narrow them."""
     from pytest_llmenergy.analysis import observations
 
-    return observations.read(chosen.results, pool=chosen.pool).select(
+    return observations.read(chosen.results, pool=chosen.pool, kv_cache=chosen.kv_cache).select(
         models=chosen.models,
         systems=chosen.systems,
         batch_size=chosen.batch_size,

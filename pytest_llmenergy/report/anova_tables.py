@@ -27,11 +27,12 @@ def anova_tables(analyses: Iterable[Anova]) -> Iterator[Table | str]:
     """One table a metric."""
     for analysis in analyses:
         unit = "log " if analysis.log else ""
+        kind = " (estimated)" if analysis.estimated else ""
         block = ", model as a factor" if analysis.by_model else ""
         count = len(analysis.models)
         models = analysis.models[0] if count == 1 else f"{count} models"
         table = plain_table(
-            f"{unit}{METRIC_NAMES[analysis.metric]} of {analysis.n} trials of {models}{block}",
+            f"{unit}{METRIC_NAMES[analysis.metric]}{kind} of {analysis.n} trials of {models}{block}",
             "term",
             "sum of squares",
             "df",
@@ -53,5 +54,5 @@ def anova_tables(analyses: Iterable[Anova]) -> Iterator[Table | str]:
         if analysis.empty_cells:
             yield (
                 f"{analysis.empty_cells} combinations of token counts were not measured; the interaction is "
-                "that of the others."
+                "that of the others.\n"
             )

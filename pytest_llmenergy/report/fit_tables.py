@@ -70,7 +70,7 @@ def _in_full(forms: list[Fit], *, name_machine: bool) -> Iterator[Table | str]:
     yield title  # not the table's own, which would be wrapped to its width
     if len(forms) > 1:
         yield _forms_table(forms)
-        yield "error: of cells left out; <0: cells below zero; R² c.: centred; *: chosen"
+        yield "error: of cells left out; <0: cells below zero; R² c.: centred; *: chosen\n"
         yield _coefficients_table(f"chosen: {chosen.form.label}", chosen)
     else:
         yield _coefficients_table(f"form {chosen.form.label}, by {chosen.engine}", chosen)

@@ -31,8 +31,8 @@ _ORDER = (
     Verdict.PASS,
 )
 _MODES = {
-    Mode.SESSIONS: "one session against {units} stored",
-    Mode.HISTORY: "against a history of {units} sessions",
+    Mode.SESSIONS: "against {units} stored {sessions}, their spread assumed",
+    Mode.HISTORY: "against a history of {units} {sessions}",
     Mode.AB: "A/B in {units} blocks",
 }
 
@@ -45,8 +45,9 @@ def headline(report: GateReport) -> str:
 
 def summary_lines(report: GateReport) -> list[str]:
     """What the verdict rests on, in sentences."""
+    sessions = "session" if report.units == 1 else "sessions"
     lines = [
-        f"Energy per generated token, {_MODES[report.mode].format(units=report.units)}.",
+        f"Energy per generated token, {_MODES[report.mode].format(units=report.units, sessions=sessions)}.",
         f"base: {report.base}",
         f"head: {report.head}",
     ]

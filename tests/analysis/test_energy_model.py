@@ -92,7 +92,7 @@ def test_intervals_follow_from_the_covariance() -> None:
 
 
 def test_extrapolation_is_told_apart() -> None:
-    """Token counts beyond the fitted cells are marked, on either axis."""
+    """Token counts beyond the fitted cells are marked, on either axis and at either end."""
     model = EnergyModel(
         model="m",
         system="s",
@@ -102,7 +102,8 @@ def test_extrapolation_is_told_apart() -> None:
         tokens_in_range=(8, 64),
         tokens_out_range=(8, 128),
     )
-    assert model.extrapolates([8, 64, 65, 8], [8, 128, 8, 129]).tolist() == [False, False, True, True]
+    t, n = [8, 64, 65, 8, 7, 8], [8, 128, 8, 129, 8, 7]
+    assert model.extrapolates(t, n).tolist() == [False, False, True, True, True, True]
 
 
 def test_published_coefficients_predict_as_published() -> None:

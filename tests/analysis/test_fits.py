@@ -207,6 +207,81 @@ def test_statsmodels_and_our_algebra_tell_the_same() -> None:
         np.testing.assert_allclose([ours.f, ours.p, ours.r2], [theirs.f, theirs.p, theirs.r2], rtol=1e-9)
 
 
+def test_intervals_and_predictions_are_those_of_statsmodels_on_few_cells() -> None:
+    """Student's t with the degrees of freedom that few cells leave, not the normal's."""
+    from statsmodels.regression.linear_model import OLS
+
+    grid = [(8, 8), (8, 64), (64, 8), (64, 64), (32, 16)]
+    cells = drawn(PAPER, noise=0.1, grid=grid)
+    fit = fit_form(cells, form_named("paper"))
+    theirs = OLS(cells.mean, forms.design(fit.form.terms, cells.tokens_in, cells.tokens_out)).fit()
+    np.testing.assert_allclose(fit.intervals, theirs.conf_int(0.05), rtol=1e-9)
+    new = theirs.get_prediction(forms.design(fit.form.terms, [16], [48])).summary_frame(alpha=0.05)
+    mean, low, high = fit.energy_model().predict([16], [48], interval=0.95)
+    np.testing.assert_allclose(
+        [mean[0], low[0], high[0]], new[["mean", "obs_ci_lower", "obs_ci_upper"]].to_numpy()[0], rtol=1e-9
+    )
+
+
+def test_errors_are_of_cells_that_the_fit_has_not_seen() -> None:
+    """Each figure from refits without the cell: mean, median, share of the sum, and how many were covered."""
+    grid = [(t, n) for t in (8, 32, 128, 512) for n in (8, 64, 256)]
+    cells = drawn(TOKEN_PASS, noise=0.2, trials=1, grid=grid, seed=4)
+    form = form_named("paper")
+    fit = fit_form(cells, form)
+    whole = fit.energy_model()
+    predicted, covered = [], 0
+    for i in range(len(grid)):
+        keep = np.arange(len(grid)) != i
+        columns = ("tokens_in", "tokens_out", "mean", "deviation", "trials")
+        others = replace(cells, **{name: getattr(cells, name)[keep] for name in columns})
+        t, n = cells.tokens_in[i], cells.tokens_out[i]
+        predicted.append(float(fit_form(others, form).energy_model().predict(t, n).mean))
+        mean, low, high = whole.predict(t, n, interval=0.95)
+        covered += bool(low - mean <= cells.mean[i] - predicted[-1] <= high - mean)
+    error = np.abs(np.array(predicted) - cells.mean)
+    assert fit.loo_mape == pytest.approx(100 * np.mean(error / cells.mean))
+    assert fit.loo_mdape == pytest.approx(100 * np.median(error / cells.mean))
+    assert fit.loo_wape == pytest.approx(100 * error.sum() / cells.mean.sum())
+    assert fit.loo_coverage == covered / len(grid)
+    assert 0 < covered < len(grid)
+
+
+def test_influential_cells_stand_in_order_of_cook_s_distance() -> None:
+    """Those above 4/n, the largest first; statsmodels' distances."""
+    from statsmodels.regression.linear_model import OLS
+
+    cells = drawn(TOKEN_PASS, noise=0.05)
+    fit = fit_form(cells, form_named("paper"))
+    x = forms.design(fit.form.terms, cells.tokens_in, cells.tokens_out)
+    distance = OLS(cells.mean, x).fit().get_influence().cooks_distance[0]
+    above = [i for i in np.argsort(-distance) if distance[i] > 4 / len(distance)]
+    assert len(above) > np.count_nonzero(distance > 1) + 1
+    assert fit.influential_cells.tolist() == above
+
+
+def test_a_form_within_the_noise_of_the_best_is_taken_where_it_is_simpler() -> None:
+    """An error smaller by less than its own standard error is no reason for another coefficient."""
+    truth = {"steps": 4.0, "token_passes": 0.03}
+    simpler = 0
+    for seed in range(12):
+        fits = compare(drawn(truth, noise=0.1, trials=1, seed=seed))
+        best = min((fit for fit in fits if fit.form.nonnegative), key=lambda fit: fit.loo_mape)
+        chosen = next(fit for fit in fits if fit.chosen)
+        assert chosen.form.label == "token-pass-linear"
+        assert chosen.loo_mape <= best.loo_mape + best.loo_mape_se
+        simpler += len(chosen.form.terms) < len(best.form.terms)
+    assert simpler >= 2
+
+
+def test_a_fit_that_halves_no_error_of_a_constant_is_not_usable() -> None:
+    """Costs that hardly follow the tokens: better than a constant, and not by half."""
+    cells = drawn({"(intercept)": 100.0, "steps": 0.02}, noise=0.1, trials=1)
+    fit = fit_form(cells, form_named("token-pass-linear", intercept=True), limits=Limits(loo_mape=1e9))
+    assert 0.5 * cells.error_of_constant < fit.loo_mape < cells.error_of_constant
+    assert "hardly better than a constant" in " ".join(fit.verdict.reasons)
+
+
 def test_limits_are_the_user_s() -> None:
     """A fit that misses by 3 % is usable, unless 1 % is asked for."""
     cells = drawn(TOKEN_PASS, noise=0.06, trials=1)

@@ -152,6 +152,54 @@ def test_a_document_given_twice_is_refused(tmp_path: Path) -> None:
         observations.read([path, tmp_path])
 
 
+def test_a_trial_that_stands_in_two_documents_is_refused(tmp_path: Path) -> None:
+    """A copy with another name, a longer campaign beside a shorter one, a table beside its import."""
+    short = scripted(tmp_path / "short.json", fingerprint="one", grid=SMALL[:2])
+    longer = scripted(tmp_path / "longer.json", fingerprint="one", grid=SMALL)
+    with pytest.raises(DocumentError) as error:
+        observations.read([longer, short])
+    assert str(error.value).startswith(
+        f"{short}: repeats trial 0 of m on node, 8 tokens in, 8 out, which {longer} has, with"
+    )
+    other = scripted(tmp_path / "other.json", fingerprint="two", grid=SMALL)
+    assert observations.read([longer, other], pool=True).trials.height == 24
+
+
+def test_a_repeated_trial_of_a_table_is_told_by_its_line(tmp_path: Path) -> None:
+    """Also beside the document that was imported of it; a trial with other figures is another one."""
+    header = (
+        "model,system,n_gpus,batch_size,input_tokens,output_tokens,trial,runtime_s,gpu_energy_j,cpu_energy_j"
+    )
+    rows = ["m,node,1,1,8,16,1,0.5,100,", "m,node,1,1,8,32,1,0.5,100,", "m,node,1,1,8,16,2,0.51,100,"]
+    first, second, again = (tmp_path / f"{name}.csv" for name in ("first", "second", "again"))
+    first.write_text("\n".join([header, *rows[:2]]) + "\n")
+    second.write_text("\n".join([header, rows[2], "", rows[1]]) + "\n")
+    again.write_text("\n".join([header, rows[0].replace("0.5,", "0.6,")]) + "\n")
+    with pytest.raises(DocumentError) as error:
+        observations.read([first, second])
+    assert str(error.value).startswith(
+        f"{second}: line 4: repeats trial 1 of m on node, 8 tokens in, 32 out, which {first} has in line 3"
+    )
+    pooled = observations.read([first, again])
+    assert pooled.trials.height == 3
+    assert pooled.notes == ("1 cell stands in several documents: their trials are taken together.",)
+    assert observations.read([first]).notes == ()
+
+
+def test_a_mode_that_is_said_makes_one_cell_of_two(tmp_path: Path) -> None:
+    """A table that does not say its mode is of the one named, before cells are put together."""
+    known = scripted(tmp_path / "known.json", grid=[(8, 16)])
+    table = tmp_path / "table.csv"
+    table.write_text(
+        "model,system,n_gpus,batch_size,input_tokens,output_tokens,trial,runtime_s,gpu_energy_j,cpu_energy_j\n"
+        "m,node,1,1,8,16,1,0.5,100,\n"
+    )
+    assert observations.read([known, table]).cells["kv_cache"].to_list() == [None, False]
+    read = observations.read([known, table], kv_cache=False)
+    assert read.cells["kv_cache"].to_list() == [False]
+    assert read.select(kv_cache=False).trials.height == 4
+
+
 def test_a_selection_says_what_there_is(tmp_path: Path) -> None:
     """Models and systems that are not there are named, with those that are."""
     read = observations.read(
@@ -184,6 +232,28 @@ def test_an_impossible_figure_is_refused(tmp_path: Path, changes: dict[str, obje
     """The message names the document and the cell."""
     with pytest.raises(DocumentError, match=message):
         observations.read([_edited(tmp_path / "results.json", **changes)])
+
+
+@pytest.mark.parametrize("name", ["batch_size", "tokens_in", "tokens_out"])
+def test_a_count_below_one_is_refused(tmp_path: Path, name: str) -> None:
+    """A cell of no tokens, or of no sequence, has no cost to be fitted."""
+    document = copy.deepcopy(BY_HAND)
+    document["cells"][0][name] = 0
+    (tmp_path / "results.json").write_text(json.dumps(document))
+    with pytest.raises(DocumentError, match=f"a cell of m has {name} 0. Give 1 or more"):
+        observations.read([tmp_path])
+
+
+@pytest.mark.parametrize("figure", [float("nan"), float("inf"), -float("inf")])
+def test_a_figure_that_is_none_is_told_by_its_line(tmp_path: Path, figure: float) -> None:
+    """What Python's json writes for it is no JSON; the message says what to write."""
+    document = copy.deepcopy(BY_HAND)
+    document["cells"][0]["trials"][1]["domains"][0]["energy_j"] = figure
+    text = json.dumps(document, indent=1)
+    line = next(n for n, one in enumerate(text.splitlines(), 1) if "NaN" in one or "Infinity" in one)
+    (tmp_path / "results.json").write_text(text)
+    with pytest.raises(DocumentError, match=f"line {line}: .*write null where a figure is unknown"):
+        observations.read([tmp_path])
 
 
 def test_a_document_of_another_version_is_refused(tmp_path: Path) -> None:

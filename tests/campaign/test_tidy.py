@@ -171,5 +171,16 @@ def test_several_files_are_one_table_and_no_trial_counts_twice(tmp_path: Path) -
     both = read_tables([first, second])
     assert both["trial"].to_list() == [1, 2]
     assert both.schema["trial"] == pl.Int64
-    with pytest.raises(DocumentError, match=r"repeats trial 1 of m on node.*an earlier file"):
-        read_tables([first, _write(tmp_path, HEADER + ROW + "\n", "third.csv")])
+
+
+def test_a_trial_of_two_files_is_told_by_both_their_lines(tmp_path: Path) -> None:
+    """The file that repeats it is named with its line, and the one that had it first with its own."""
+    other = ROW.replace(",16,", ",32,")
+    first = _write(tmp_path, HEADER + "\n" + other + ROW, "first.csv")
+    second = _write(tmp_path, HEADER + other.replace(",1,0.5", ",2,0.5") + '\n"m"' + ROW[1:], "second.csv")
+    third = _write(tmp_path, HEADER + ROW.replace("m,", "n,"), "third.csv")
+    with pytest.raises(DocumentError) as error:
+        read_tables([first, second, third])
+    assert str(error.value).startswith(
+        f"{second}: line 4: repeats trial 1 of m on node, 8 tokens in, 16 out, which {first} has in line 4. "
+    )

@@ -9,7 +9,7 @@ import pytest
 
 from pytest_llmenergy.cli import main
 from tests.doubles.published import MODELS, paper
-from tests.doubles.scripted import scripted
+from tests.doubles.scripted import ENERGY, scripted
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -55,6 +55,25 @@ def test_it_reads_at_80_columns(tmp_path: Path, capsys: pytest.CaptureFixture[st
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "log GPU energy of 36 trials of 2 models, model as a factor"
     assert max(map(len, lines)) <= 80
+
+
+def test_an_estimate_is_told_in_the_title_and_in_the_document(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An estimated part makes a total one; what was measured, and runtime, is none."""
+    domains = {"gpu:0": ENERGY, "cpu:package-0": ENERGY}
+    path = scripted(tmp_path / "r.json", grid=FEW, energy_j=domains, estimated=("cpu:package-0",))
+    out = tmp_path / "anova.json"
+    assert _run("anova", path, "--json", out) == 0
+    titles = [line.partition(" of ")[0] for line in capsys.readouterr().out.splitlines() if " trials" in line]
+    assert titles == ["GPU energy", "CPU energy (estimated)", "GPU and CPU energy (estimated)", "runtime"]
+    metrics = json.loads(out.read_text())["metrics"]
+    assert {name: metric["provenance"] for name, metric in metrics.items()} == {
+        "gpu_energy_j": "measured",
+        "cpu_energy_j": "estimated",
+        "energy_j": "estimated",
+        "runtime_s": "measured",
+    }
 
 
 @pytest.mark.parametrize(

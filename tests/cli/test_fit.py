@@ -117,6 +117,16 @@ def test_machines_are_kept_apart_in_the_table_and_the_document(
     assert [model.fingerprint for model in load_fits(out)] == [None]
 
 
+def test_cells_of_several_documents_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Trials of one cell on one machine are taken together, and fit and its document say so."""
+    paths = [scripted(tmp_path / f"{seed}.json", seed=seed) for seed in (1, 2)]
+    out = tmp_path / "fits.json"
+    assert _run("fit", *paths, "--metric", "gpu", "--json", out) == 0
+    note = "25 cells stand in several documents: their trials are taken together."
+    assert capsys.readouterr().out.splitlines()[-1] == note
+    assert json.loads(out.read_text())["notes"] == [note]
+
+
 def test_a_group_that_cannot_be_fitted_does_not_take_the_others_along(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

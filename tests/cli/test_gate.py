@@ -109,6 +109,18 @@ def test_every_line_fits_80_columns(write):
     assert len([line for line in result.output.splitlines() if line.split()[:1] == ["2048"]]) == 9
 
 
+def test_a_session_is_not_compared_with_itself(write, capsys):
+    """One document twice, under whatever name, would pass whatever it holds, or count for two."""
+    one, copy, other = (write(f"{n}.json", document(seed)) for n, seed in (("a", 1), ("b", 1), ("c", 2)))
+    for arguments in ((one, one), (one, copy), (other, one, copy)):
+        with pytest.raises(SystemExit) as ended:
+            main(["gate", *arguments])
+        assert ended.value.code == 2
+        said = capsys.readouterr().err
+        assert f"{arguments[-1]} holds the same measurements as {arguments[-2]}" in said
+    assert gate(one, other).exit_code == 0
+
+
 def test_a_vanished_cell_fails(write):
     """A cell that the head lost is named."""
     base, head = write("a.json", document(1)), write("b.json", document(2, skip={(8, 8)}))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from pytest_llmenergy.errors import DocumentError, RequestError
+from pytest_llmenergy.errors import DocumentError, RequestError, unreadable
 from pytest_llmenergy.records import Provenance
 
 if TYPE_CHECKING:
@@ -86,9 +86,7 @@ def read_budgets(path: Path) -> Budgets:
     try:
         budgets = msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), Budgets)
     except OSError as error:
-        raise DocumentError(
-            path, f"cannot be read ({error.strerror}).", "Write one: llmenergy-report budget RESULTS --update"
-        ) from error
+        raise unreadable(path, error, "Write one: llmenergy-report budget RESULTS --update") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
         raise DocumentError(path, f"is not a budget file: {error}.", "See docs/gate.md.") from error
     if budgets.schema != BUDGET_SCHEMA:

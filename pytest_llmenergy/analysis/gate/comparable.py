@@ -9,6 +9,8 @@ from pytest_llmenergy.errors import RequestError
 from pytest_llmenergy.records import Provenance
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pytest_llmenergy.analysis.gate.readings import Reading, Session
 
 
@@ -40,6 +42,22 @@ def refuse_incomparable(base: Session, head: Session) -> None:
 
 
 _COUNTED = "energy counted"
+
+
+def refuse_same(bases: Sequence[Session], heads: Sequence[Session]) -> None:
+    """Refuse a document that is given twice: compared with itself it passes, whatever it holds.
+
+    Raises:
+        RequestError: naming both places.
+    """
+    sessions = [*bases, *heads]
+    for number, session in enumerate(sessions):
+        for former in sessions[:number]:
+            if former.campaign == session.campaign:
+                raise RequestError(
+                    f"{session.name} holds the same measurements as {former.name}: it says nothing about "
+                    "itself. Give each session once."
+                )
 
 
 def _reading_differences(before: Reading, after: Reading) -> list[str]:

@@ -24,7 +24,7 @@ MAX_DF = 200
 # One in ten may be missed; less than half of that is left to the estimate, for the error that sets the
 # critical value is itself estimated.
 _MISSED = 0.04
-_ANYTHING = 20.0  # a bound beyond e^20 bounds nothing
+_ANYTHING = 5.0  # a bound beyond e^5, 150-fold, bounds nothing
 SHRINK_MIN_CELLS = 3  # fewer say nothing of how noise varies over cells
 
 

@@ -72,14 +72,11 @@ def assumed_spread_evidence(bases: Sequence[Session], heads: Sequence[Session], 
             trial[cell] = _trial_variance(cell, bases, heads, priors)
         blind += sum(df == 0 for _, df in trial.values())
         rest = beside_the_rest(changes)
-        stray = UNKNOWN
-        if rest:
-            deviation = _MAD_SCALE * statistics.median(abs(d) for d in rest.values())
-            stray = (deviation**2, max(1, int(_MAD_EFFICIENCY * (len(rest) - 1))))
+        strays = _strays(changes, rest)
         alone = [_NO_PRIOR] * len(priors)
         for cell in members:
-            own = max(_trial_variance(cell, bases, heads, alone), stray)
-            shared = max(trial[cell], stray)
+            own = max(_trial_variance(cell, bases, heads, alone), strays[cell])
+            shared = max(trial[cell], strays[cell])
             cells[cell] = CellEvidence(
                 absolute=_route(changes[cell], own, shared, session_variance[cell]),
                 relative=_route(rest[cell], own, shared, 0.0) if cell in rest else None,
@@ -95,6 +92,22 @@ def assumed_spread_evidence(bases: Sequence[Session], heads: Sequence[Session], 
             f"{blind} cells have one trial a session: how trials vary there is unknown, and left out."
         )
     return Found(cells=cells, grids=grids, grid_sizes=sizes, notes=tuple(notes))
+
+
+def _strays(changes: dict[Cell, float], rest: dict[Cell, float]) -> dict[Cell, Part]:
+    """How far cells stray from each other where nothing has changed: what drifts within a session shows here.
+
+    Of many cells the median deviation from their median. Of few, for each the variance of the others, so
+    that one cell that rose does not hide itself.
+    """
+    if rest:
+        deviation = _MAD_SCALE * statistics.median(abs(d) for d in rest.values())
+        return dict.fromkeys(changes, (deviation**2, max(1, int(_MAD_EFFICIENCY * (len(rest) - 1)))))
+    found = {}
+    for cell in changes:
+        others = [d for other, d in changes.items() if other != cell]
+        found[cell] = (variance(others), len(others) - 1) if len(others) > 1 else UNKNOWN
+    return found
 
 
 def _route(estimate: float, own: Part, shared: Part, assumed: float) -> Route:
