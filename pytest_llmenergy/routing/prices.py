@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     Places = NDArray[np.intp]
 
 _COOLING = 8
-_REACH = 4  # times the classes that have to move: so many lie within the first temperature of a tie
+_REACH = 3  # times the classes that have to move: so many lie within the first temperature of a tie
 _MAX_STAGES = 10  # ties of many equal classes stay undecided however cold it gets
 _HOTTEST = 0.9  # of the classes within the first temperature of a tie
 _ATTEMPTS = 4
