@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _MOST_COLUMNS = 4  # models side by side in a table of shares
 _EXACT = 1e-9
+_ROUNDING = 1e-15  # of a gap between two sums of floats
 
 
 def render_plan(document: Mapping[str, Any]) -> list[str]:
@@ -74,7 +75,7 @@ def _plans(document: Mapping[str, Any]) -> Iterator[Table | str]:
             f"{point['accuracy']:.4f}",
             f"{point['objective']:.4f}",
             f"{point['dual_bound']:.4f}",
-            "0" if point["gap"] == 0 else f"{point['gap']:.1e}",
+            "0" if abs(point["gap"]) < _ROUNDING else f"{point['gap']:.1e}",
         )
     yield table
     worst = max(point["gap"] for point in document["points"])
@@ -218,9 +219,13 @@ def _windows(document: Mapping[str, Any], plan: Mapping[str, Any]) -> Iterator[T
     ):
         table.add_row(f"{start_s:g}", f"{end_s:g}", f"{value:g}", str(count))
     yield table
-    before = plan[f"{cost}_without_waiting"]
-    told = "does not fit" if before is None else f"{before:.6g}{unit}"
-    yield f"{plan[cost]:.6g}{unit}; with every query served in its first window: {told}."
+    best = plan[f"{cost}_of_best_without_waiting"]
+    told = "does not fit" if best is None else f"{best:.6g}{unit}"
+    yield (
+        f"{plan[cost]:.6g}{unit}; with every query at the same model in its first window: "
+        f"{plan[f'{cost}_without_waiting']:.6g}{unit}."
+    )
+    yield f"The best plan that lets no query wait: {told}."
 
 
 def _change(fraction: float) -> str:

@@ -9,6 +9,7 @@ and where two plans cost the same, either nothing is cheaper and the break point
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 _SAME = 1e-12  # relative: two objectives that floats cannot tell apart
 _MAX_PLANS = 500
+_POINTS_TO_FOLLOW = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,14 +70,12 @@ def sweep(problem: Problem, zetas: Iterable[float]) -> list[Point]:
 
 
 def _expected_prices(points: Sequence[Point], zeta: float) -> NDArray[np.float64] | None:
-    """Where the prices of the last points lead: costs are linear in zeta, and prices follow them."""
-    if not points:
-        return None
-    last = points[-1]
-    if len(points) == 1 or (step := last.zeta - points[-2].zeta) == 0:
-        return last.solution.prices
-    slope = (last.solution.prices - points[-2].solution.prices) / step
-    prices: NDArray[np.float64] = last.solution.prices + slope * (zeta - last.zeta)
+    """Where the prices of the last points lead: the polynomial through them, by Lagrange."""
+    last = {point.zeta: point.solution.prices for point in points[-_POINTS_TO_FOLLOW:]}
+    prices = None
+    for here, known in last.items():
+        weight = math.prod((zeta - other) / (here - other) for other in last if other != here)
+        prices = weight * known + (0 if prices is None else prices)
     return prices
 
 

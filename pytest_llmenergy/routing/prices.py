@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     Places = NDArray[np.intp]
 
 _COOLING = 8
+_REACH = 3  # times the classes that have to move: so many lie within the first temperature of a tie
 _MAX_STAGES = 10  # ties of many equal classes stay undecided however cold it gets
 _HOTTEST = 0.9  # of the classes within the first temperature of a tie
 _ATTEMPTS = 4
@@ -100,7 +101,7 @@ def _count_at(where: Places, counts: Ints, models: int) -> Ints:
 def near_prices(market: Market, prices: Floats) -> Floats:
     """Prices at which nearly every class is where the optimum has it, from any prices (K,)."""
     models, classes = market.costs.shape
-    reach = _COOLING
+    reach = _REACH
     for attempt in range(_ATTEMPTS):
         standing = market.at(prices)
         astray = market.astray(prices, standing)
@@ -167,15 +168,16 @@ def _balance(market: Market, prices: Floats, temperature: float) -> tuple[Floats
         chance /= chance.sum(axis=0)
         weighted = chance * counts
         placed = weighted.sum(axis=1)
-        # Where the bounds differ, the price pulls the count from one to the other as it crosses 0.
-        pull = 1 / (1 + np.exp(np.clip(level, -_SETTLED, _SETTLED)))
-        astray = market.lower + slack * pull - placed
+        astray, diagonal = market.lower - placed, placed
+        if slack.any():
+            # Where the bounds differ, the price pulls the count from one to the other as it crosses 0.
+            pull = 1 / (1 + np.exp(np.clip(level, -_SETTLED, _SETTLED)))
+            astray, diagonal = astray + slack * pull, placed + slack * pull * (1 - pull)
         if max(astray.max(), -astray.min()) <= enough:
             break
         curvature = -(weighted @ chance.T)
-        diagonal = curvature.ravel()[:: len(prices) + 1]
-        diagonal += placed + slack * pull * (1 - pull)
-        step = np.linalg.solve(curvature + ridge * (diagonal.sum() + 1), astray)
+        curvature.ravel()[:: len(prices) + 1] += diagonal
+        step = np.linalg.solve(curvature + ridge * (curvature.trace() + 1), astray)
         length = max(step.max(), 0.0) - min(step.min(), 0.0)
         # The dual is self-concordant: a step shortened so never overshoots (Sun and Tran-Dinh, 2019).
         level = level + step * (np.log1p(length) / length if length else 1)

@@ -253,6 +253,7 @@ def _in_windows(
                 "zeta": zeta,
                 windows.cost_name: plan.cost,
                 f"{windows.cost_name}_without_waiting": plan.cost_at_once,
+                f"{windows.cost_name}_of_best_without_waiting": plan.best_at_once,
                 "counts": {name: plan.flow[k].sum(axis=1).tolist() for k, name in enumerate(problem.models)},
             }
             for zeta, plan in zip(zetas, plans, strict=True)

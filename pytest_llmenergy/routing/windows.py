@@ -70,7 +70,8 @@ class WindowPlan:
     point: Point
     flow: Ints  # (K, W, C)
     cost: float  # rate times energy over the workload
-    cost_at_once: float | None  # the same with every query served in its first window; None: it does not fit
+    cost_at_once: float  # the same queries at the same models, each in its first window
+    best_at_once: float | None  # the plan that serves each query in its first window; None: it does not fit
 
 
 def read_windows(path: Path) -> Windows:
@@ -181,14 +182,17 @@ def plan_in_windows(
     at_once = replace(timed, last=timed.first)
     try:
         first_flow, _, _ = _solve(problem, at_once, _costs(problem, at_once, windows, zeta), limits)
-        cost_at_once = _cost(problem, windows, first_flow)
+        best_at_once = _cost(problem, windows, first_flow)
     except InfeasibleError:
-        cost_at_once = None
+        best_at_once = None
+    same_models = np.zeros_like(flow)
+    same_models[:, timed.first, np.arange(flow.shape[2])] = solution.flow
     return WindowPlan(
         point=Point(zeta=zeta, solution=solution, totals=problem.totals(solution.flow), solve_s=solve_s),
         flow=flow,
         cost=_cost(problem, windows, flow),
-        cost_at_once=cost_at_once,
+        cost_at_once=_cost(problem, windows, same_models),
+        best_at_once=best_at_once,
     )
 
 

@@ -7,6 +7,7 @@ import pytest
 from scipy.optimize import linprog
 
 from pytest_llmenergy.errors import RequestError
+from pytest_llmenergy.routing import pulp_solver
 from pytest_llmenergy.routing.frontier import plan_at
 from pytest_llmenergy.routing.operators import Limits, check_limits, explain_infeasible, plan_within
 from pytest_llmenergy.routing.problem import make_problem, share_bounds
@@ -283,3 +284,13 @@ def test_gpu_seconds_need_a_runtime_and_gpus(hosts):
     with pytest.raises(RequestError, match="how many GPUs one instance of small takes"):
         check_limits(Limits(gpu_s={"small": 5}), [nameless])
     check_limits(Limits(gpu_s={"small": 5}, gpus_each={"small": 2}), [nameless])
+
+
+def test_a_plan_that_is_good_enough_in_time_is_a_plan(tiny, monkeypatch):
+    """Its bound says how good it is, whatever the solver calls it."""
+    limits = Limits(gpu_budget=6, horizon_s=1.5)
+    best, _ = plan_within(tiny, 0.05, limits)
+    solve = pulp_solver.solve
+    monkeypatch.setattr(pulp_solver, "solve", lambda *a: solve(*a).replace("optimal", "feasible"))
+    point, _ = plan_within(tiny, 0.05, limits)
+    assert point.solution.objective == best.solution.objective

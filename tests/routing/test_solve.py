@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from pytest_llmenergy.errors import RequestError
 from pytest_llmenergy.routing import exchange, pulp_solver
+from pytest_llmenergy.routing.prices import Market
 from pytest_llmenergy.routing.solve import InfeasibleError, exact_dot, solve
 
 
@@ -92,6 +93,23 @@ def test_thousands_of_classes_are_certified(models, kind):
     assert solution.gap == 0
 
 
+@pytest.mark.parametrize("whole", [False, True])
+def test_where_classes_stand_at_prices(whole):
+    """The cheapest model, by how much, and the queries it gets; in floats and in integers."""
+    rng = np.random.default_rng(6)
+    costs, prices = rng.integers(-50, 50, (5, 400)), rng.integers(-20, 20, 5)
+    counts = rng.integers(1, 5, 400)
+    if not whole:
+        costs, prices = costs + 0.5, prices.astype(float)
+    standing = Market(costs=costs, counts=counts, lower=np.zeros(5), upper=np.zeros(5)).at(prices)
+    reduced = costs - prices[:, None]
+    in_order = np.sort(reduced, axis=0)
+    assert standing.where.tolist() == reduced.argmin(axis=0).tolist()
+    assert standing.least.tolist() == in_order[0].tolist()
+    assert standing.margin.tolist() == (in_order[1] - in_order[0]).tolist()
+    assert standing.placed.tolist() == [int(counts[standing.where == k].sum()) for k in range(5)]
+
+
 def test_equal_classes_everywhere_are_certified():
     """Where every class ties the cooling never settles, and the exchange does."""
     costs = np.tile(np.array([[1.0], [2.0], [3.0]]), (1, 5_000))
@@ -161,6 +179,16 @@ def test_two_equal_models_are_told_apart_by_their_counts_alone(slack):
     solution = solve(costs, counts, share - slack, share + slack)
     check(solution, costs, counts, share - slack, share + slack)
     assert solution.gap == 0
+
+
+def test_the_right_prices_need_no_cooling(monkeypatch):
+    """Started where it ends, a solve looks once and is done."""
+    rng = np.random.default_rng(3)
+    costs, counts = rng.normal(size=(4, 2_000)), np.full(2_000, 2)
+    bounds = np.full(4, 1_000)
+    cold = solve(costs, counts, bounds, bounds)
+    monkeypatch.setattr("pytest_llmenergy.routing.prices._cool", None)
+    assert solve(costs, counts, bounds, bounds, prices=cold.prices).objective == cold.objective
 
 
 @pytest.mark.parametrize("start", [(0.3, 0.0, 0.0), (0.0, -0.4, 0.2), (1e-7, 0.0, 0.0)])

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from pytest_llmenergy.routing.frontier import plan_at
+from pytest_llmenergy.routing.plan import point_entry
 from pytest_llmenergy.routing.problem import make_problem, share_bounds
 from pytest_llmenergy.routing.uncertainty import coin_toss, energy_half_width_j
 
@@ -127,3 +128,15 @@ def test_a_coin_toss_says_between_which_models_and_where(hosts, workload):
     assert [(pair.models, pair.queries) for pair in only] == [(("small", "medium"), workload.queries)]
     assert only[0].tokens_in == (workload.tokens_in.min(), workload.tokens_in.max())
     assert only[0].tokens_out == (workload.tokens_out.min(), workload.tokens_out.max())
+
+
+def test_a_plan_document_holds_the_interval(hosts, workload):
+    """From low to high, the plan's energy between; unknown where the fits do not know."""
+    problem, point = planned(unsure(hosts, 0.1), workload)
+    half_j = energy_half_width_j(problem, point.solution.flow, 0.9)
+    entry = point_entry(problem, point, 0.9)
+    assert entry["energy_low_j"] == pytest.approx(entry["energy_j"] - half_j)
+    assert entry["energy_high_j"] == pytest.approx(entry["energy_j"] + half_j)
+    assert sum(pair["queries"] for pair in entry["coin_toss_between"]) == entry["coin_toss_queries"]
+    problem, point = planned(hosts, workload)
+    assert point_entry(problem, point, 0.9)["energy_low_j"] is None

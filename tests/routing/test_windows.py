@@ -78,6 +78,18 @@ def test_queries_wait_for_the_cheapest_window_they_may(hosts, timed, windows):
     assert plan.flow.sum(axis=(0, 2)).tolist() == [1, 3, 1]
     assert plan.point.solution.gap == 0
     assert plan.cost < plan.cost_at_once
+    # With energy alone to decide the models are the same, so what is saved is saved by waiting.
+    assert plan.best_at_once == pytest.approx(plan.cost_at_once)
+
+
+def test_what_waiting_saves_is_told_at_the_same_models(hosts, timed, windows):
+    """A clean window may be used for a dearer model; that is no cost of waiting."""
+    problem = free(hosts, timed)
+    plan = plan_in_windows(problem, timed, windows, 0.05, Limits())
+    joules = (plan.flow.sum(axis=1) * problem.energy_j).sum(axis=0)
+    expected = joules @ windows.rate[timed.first] / 3.6e6
+    assert plan.cost_at_once == pytest.approx(expected)
+    assert plan.cost < plan.cost_at_once
 
 
 def brute_force(problem, timed, windows, zeta, feasible):

@@ -53,6 +53,13 @@ def test_a_column_of_counts_says_how_often(store):
     assert (workload.tokens_in.tolist(), workload.counts.tolist()) == ([5], [7])
 
 
+@pytest.mark.parametrize("longest", [7, 3_000_000])
+def test_queries_that_never_come_are_no_class(longest):
+    """Whether or not there is a counter for every pair there could be."""
+    workload = workload_of([5, longest, 5], [1, longest, 1], [3, 0, 1])
+    assert (workload.tokens_in.tolist(), workload.counts.tolist()) == ([5], [4])
+
+
 def test_files_and_arrays_give_the_same_classes(store, queries):
     """Reading is merging."""
     read = read_workload(store(queries))
