@@ -238,3 +238,8 @@ class Campaign(msgspec.Struct, frozen=True, kw_only=True):
     models: tuple[ModelRecord, ...] = ()
     cells: tuple[CellRecord, ...]
     windows: tuple[WindowRecord, ...] = ()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was measured."""
+        return not self.cells and not self.windows

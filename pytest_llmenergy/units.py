@@ -5,6 +5,8 @@ Inside, energies are joules, powers watts, times seconds. A meter converts once,
 
 from __future__ import annotations
 
+from decimal import ROUND_CEILING, Context
+
 _PREFIXES = ((1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""), (1e-3, "m"), (1e-6, "µ"), (1e-9, "n"))
 _MINUTE_S = 60.0
 _HOUR_S = 3600.0
@@ -93,6 +95,21 @@ def parse_fraction(text: str) -> float:
     """
     text = text.strip()
     return float(text[:-1]) / 1e2 if text.endswith("%") else float(text)
+
+
+def round_up(value: float, digits: int = 4) -> float:
+    """The next number with so many significant digits: a limit that may be typed as it is printed."""
+    return float(Context(prec=digits, rounding=ROUND_CEILING).create_decimal(repr(float(value))))
+
+
+def round_down(value: float, digits: int = 4) -> float:
+    """The last number with so many significant digits."""
+    return -round_up(-value, digits)
+
+
+def format_count(count: int, one: str, many: str) -> str:
+    """Write a count with its noun: `1 query`, `3 queries`."""
+    return f"{count} {one if count == 1 else many}"
 
 
 def format_quantity(value: float | None, unit: str, digits: int = 3) -> str:

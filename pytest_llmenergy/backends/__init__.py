@@ -98,7 +98,7 @@ class Backend(Protocol):
 
     name: str
 
-    def find(self, model: str) -> None:
+    def find(self, model: str) -> object:
         """Look whether a model can be had, before anything is measured; cheap.
 
         Raises:
@@ -166,7 +166,7 @@ def open_backend(
                 trust_remote_code=trust_remote_code,
                 offload=offload,
                 n_ranks=n_ranks,
-                prompts=prompts,
+                user_prompts=prompts,
             )
         case "openai":
             from pytest_llmenergy.backends.openai_http import OpenAIBackend

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pytest_llmenergy import units
-from pytest_llmenergy.errors import DoesNotFitError, RequestError
+from pytest_llmenergy.errors import DoesNotFitError, RequestError, require
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -59,6 +59,21 @@ def one_device(device: str) -> int | str:
     if device == "cpu" or (device in (AUTO, ALL) and not gpus):
         return "cpu"
     return min(gpus) if device in (AUTO, ALL) else _index_of(device, gpus)
+
+
+def check_device(device: str) -> None:
+    """Refuse a device that this machine has not; torch is imported only where a GPU is named.
+
+    Raises:
+        RequestError: there is no such device.
+    """
+    if device in (AUTO, ALL, "cpu"):
+        return
+    _gpu_index(device)  # a spelling that means nothing, before torch is asked
+    require("torch", feature="Running a model", extra="models")
+    import torch
+
+    _index_of(device, dict.fromkeys(range(torch.cuda.device_count() if torch.cuda.is_available() else 0), 0))
 
 
 def gpus_needed(preset: Preset, gpu_memory_b: float) -> int | None:
@@ -133,14 +148,22 @@ def place(network: Any, room: Room, *, name: str, device: str = AUTO, offload: b
     )
 
 
-def _index_of(device: str, gpus_b: Mapping[int, int]) -> int:
+def _gpu_index(device: str) -> int:
     kind, _, index = device.partition(":")
     if kind != "cuda" or (index and not index.isdecimal()):
         raise RequestError(f"there is no device {device!r}; take auto, all, cpu, cuda or cuda:0.")
-    if int(index or 0) not in gpus_b:
-        there = ", ".join(f"cuda:{n}" for n in gpus_b) or "no GPU that torch can use"
-        raise RequestError(f"there is no device {device!r} on this machine; there is {there}.")
     return int(index or 0)
+
+
+def _index_of(device: str, gpus_b: Mapping[int, int]) -> int:
+    index = _gpu_index(device)
+    if index not in gpus_b:
+        there = ", ".join(f"cuda:{n}" for n in gpus_b) or "no GPU that torch can use"
+        raise RequestError(
+            f"there is no device {device!r} on this machine; there is {there}. "
+            "Choose another --llm-energy-device."
+        )
+    return index
 
 
 def _split(network: Any, gpus_b: Mapping[int, int], *, every: bool) -> Placement | None:

@@ -8,6 +8,7 @@ torch nor transformers, so that a command line can list the presets anywhere.
 from __future__ import annotations
 
 import difflib
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -404,10 +405,12 @@ def find(name: str) -> Preset:
 
 
 def accuracy(name: str) -> float | None:
-    """A_K of a preset as a fraction (the paper's Table 1); None where nobody has said."""
-    preset = PRESETS.get(name)
-    return (
-        None
-        if preset is None or preset.accuracy_pct is None
-        else units.fraction_from_percent(preset.accuracy_pct)
-    )
+    """A_K as a fraction (the paper's Table 1); None where nobody has said.
+
+    Takes the preset's name, its hub id, or the name in the spelling of Table 1, such as `Llama-2 (7B)`.
+    """
+    plain = re.sub(r"[ ()]+", "-", name).strip("-").lower()
+    for preset in _ALL:
+        if preset.accuracy_pct is not None and (plain == preset.name or name == preset.hub_id):
+            return units.fraction_from_percent(preset.accuracy_pct)
+    return None

@@ -30,6 +30,14 @@ def read_prompts(path: Path) -> tuple[str, ...]:
     return prompts
 
 
+def no_tokenizer(model: str) -> RequestError:
+    """The refusal of text for a model that came without a tokenizer."""
+    return RequestError(
+        f"{model} has random weights and no tokenizer, so it takes no text: leave --llm-energy-prompts out, "
+        "or name a trained model."
+    )
+
+
 def cut(tokenised: Sequence[Sequence[int]], tokens_in: int, batch_size: int, seed: int) -> list[list[int]]:
     """The first `tokens_in` tokens of `batch_size` prompts that have as many, in seeded order.
 

@@ -9,15 +9,19 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
+from concurrent.futures import Future, wait
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_llmenergy.backends import Work
+from pytest_llmenergy.backends.placement import ALL, AUTO
 from pytest_llmenergy.backends.sources import Source, Weights
 from pytest_llmenergy.backends.transformers_model import Request, TransformersModel
 from pytest_llmenergy.errors import EngineError, RequestError
@@ -28,17 +32,39 @@ if TYPE_CHECKING:
     import torch
 
 _STOP_S = 30.0
+_LOOK_S = 0.1  # between two looks whether all are there
 _GRACE_S = 2.0  # a rank whose connection broke is about to end
 
 
-def check(network: Any, name: str, n_ranks: int) -> None:
-    """Refuse what cannot be shared out, before any process is started.
+def check_machine(n_ranks: int, device: str) -> None:
+    """Refuse a machine that has not the GPUs asked for.
 
     Raises:
-        RequestError: the architecture has no plan, its heads do not divide, or there are too few GPUs.
+        RequestError: there are too few, or a device was named: transformers takes the first GPUs there are.
     """
     import torch
 
+    n_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if not n_gpus:
+        return  # the ranks are processes on the CPU
+    if device not in (AUTO, ALL):
+        raise RequestError(
+            f"tensor parallelism takes the machine's first {n_ranks} GPUs, not {device}: leave "
+            "--llm-energy-device out; CUDA_VISIBLE_DEVICES chooses among GPUs."
+        )
+    if n_gpus < n_ranks:
+        raise RequestError(
+            f"tensor parallelism over {n_ranks} GPUs was asked for; torch can use {n_gpus} here. "
+            "Lower --llm-energy-tensor-parallel."
+        )
+
+
+def check(network: Any, name: str, n_ranks: int) -> None:
+    """Refuse a model that cannot be shared out, before any process is started.
+
+    Raises:
+        RequestError: the architecture has no plan, or its heads do not divide.
+    """
     if not network.supports_tp_plan:
         raise RequestError(
             f"{name}: transformers has no tensor-parallel plan for {network.config.model_type!r}. Leave "
@@ -48,10 +74,10 @@ def check(network: Any, name: str, n_ranks: int) -> None:
     for what in ("num_attention_heads", "num_key_value_heads"):
         heads = getattr(config, what, None)
         if heads is not None and heads % n_ranks:
-            raise RequestError(f"{name}: {what} is {heads}, which {n_ranks} processes cannot share evenly.")
-    n_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if 0 < n_gpus < n_ranks:
-        raise RequestError(f"tensor parallelism over {n_ranks} GPUs was asked for, and there are {n_gpus}.")
+            raise RequestError(
+                f"{name}: {what} is {heads}, which {n_ranks} processes cannot share evenly. "
+                "Choose a --llm-energy-tensor-parallel that divides it."
+            )
 
 
 def load(
@@ -72,12 +98,18 @@ def load(
         n_ranks: processes, ours included.
         details: for the model's record.
         trust_remote_code: run code that the directory brings.
+
+    Raises:
+        EngineError: a rank has ended before all was loaded.
     """
     with contextlib.ExitStack() as stack:
         stack.enter_context(_environment(_free_port(), n_ranks))
         ranks = Ranks(directory, dtype=dtype, n_ranks=n_ranks, trust_remote_code=trust_remote_code)
+        stack.callback(_leave_group)
         stack.callback(ranks.close)
-        network = _shard(directory, dtype=dtype, n_ranks=n_ranks, trust_remote_code=trust_remote_code)
+        network = ranks.beside(
+            lambda: _shard(directory, dtype=dtype, n_ranks=n_ranks, trust_remote_code=trust_remote_code)
+        )
         placed = {"placement": "tensor parallel", "tensor_parallel": n_ranks}
         return TensorParallelModel(
             network, source=source, details={**details, **placed}, ranks=ranks, held=stack.pop_all()
@@ -116,12 +148,8 @@ class TensorParallelModel(TransformersModel):
 
     def close(self) -> None:
         """End the other ranks and free the memory."""
-        import torch.distributed
-
         super().close()
         self._held.close()
-        if torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
 
 
 class Ranks:
@@ -129,6 +157,7 @@ class Ranks:
 
     def __init__(self, directory: Path, *, dtype: str, n_ranks: int, trust_remote_code: bool) -> None:
         self.n_ranks = n_ranks
+        self._patience_s = 0.0  # with those that do not end when they are let go
         asked = json.dumps(
             {
                 "directory": str(directory),
@@ -162,6 +191,32 @@ class Ranks:
                 process.stdin.write(line)
                 process.stdin.flush()
 
+    def beside(self, work: Callable[[], Any]) -> Any:
+        """Do our part of what takes all ranks, and return what it gives.
+
+        A rank that has ended is never met: torch would wait for it for hours, and cannot be told to stop. So
+        the work is done in a thread, which is left behind then.
+
+        Raises:
+            EngineError: a rank has ended.
+        """
+        done: Future[Any] = Future()
+
+        def do() -> None:
+            try:
+                done.set_result(work())
+            except BaseException as error:  # noqa: BLE001 - raised again below
+                done.set_exception(error)
+
+        threading.Thread(target=do, name="llmenergy-rank-0", daemon=True).start()
+        while not wait([done], timeout=_LOOK_S).done:
+            self.check()
+        if done.exception() is not None:
+            self.check(_GRACE_S)  # a rank that has ended is why ours could not go on
+        found = done.result()
+        self._patience_s = _STOP_S  # from now on they listen
+        return found
+
     def check(self, grace_s: float = 0.0) -> None:
         """See whether all are there, `grace_s` from now.
 
@@ -172,12 +227,10 @@ class Ranks:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(grace_s)
             if process.poll() is not None:
+                self._patience_s = 0.0  # the others wait for it and do not hear us
                 log.seek(0)
-                words = log.read().decode(errors="replace").strip().splitlines()
-                raise EngineError(
-                    f"rank {rank} of the tensor-parallel model has ended: "
-                    f"{words[-1] if words else 'silently'}"
-                )
+                words = _last_words(log.read().decode(errors="replace"), process.returncode)
+                raise EngineError(f"rank {rank} of the tensor-parallel model has ended: {words}")
 
     def close(self) -> None:
         """Let them end; kill the one that does not."""
@@ -187,12 +240,28 @@ class Ranks:
                     process.stdin.close()
         for process in self._processes:
             try:
-                process.wait(_STOP_S)
+                process.wait(self._patience_s)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
         for log in self._logs:
             log.close()
+
+
+def _last_words(log: str, status: int) -> str:
+    """Why a process ended, by its log and its exit status."""
+    if status < 0:
+        return f"killed by signal {-status} ({signal.strsignal(-status)})"
+    # torch's own warnings, which begin with a bracket, come after the error that ended it.
+    lines = [line for line in log.splitlines() if line.strip() and not line.startswith("[")]
+    return lines[-1].strip() if lines else f"silently, with status {status}"
+
+
+def _leave_group() -> None:
+    import torch.distributed
+
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def _shard(directory: Path, *, dtype: str, n_ranks: int, trust_remote_code: bool) -> Any:

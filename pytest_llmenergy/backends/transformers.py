@@ -9,7 +9,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_llmenergy.backends import placement, sources, tensor_parallel, weights
+from pytest_llmenergy.backends import placement, prompts, sources, tensor_parallel, weights
 from pytest_llmenergy.backends.placement import Placement
 from pytest_llmenergy.backends.problems import memory_named, problems_named
 from pytest_llmenergy.backends.transformers_model import BACKEND, TransformersModel
@@ -48,11 +48,8 @@ class TransformersBackend:
         trust_remote_code: bool = False,
         offload: bool = False,
         n_ranks: int = 1,
-        prompts: tuple[str, ...] = (),
+        user_prompts: tuple[str, ...] = (),
     ) -> None:
-        torch = require("torch", feature="Running a model", extra="models")
-        require("transformers", feature="Running a model", extra="models")
-        require("accelerate", feature="Running a model", extra="models")
         if dtype is not None and dtype not in _DTYPES:
             raise RequestError(
                 f"there is no dtype {dtype!r}; take {', '.join(sorted(set(_DTYPES.values())))}."
@@ -63,19 +60,37 @@ class TransformersBackend:
         self._device = device or placement.AUTO
         self._offload = offload
         self._n_ranks = n_ranks
-        self._prompts = prompts
+        self._prompts = user_prompts
         self._threads = threads
-        self._threads_of_machine = torch.get_num_threads()
+        self._threads_of_machine: int | None = None
         self._seed = seed
         self._trust_remote_code = trust_remote_code
 
-    def find(self, model: str) -> None:
-        """Look for its preset, files or cache entry.
+    def find(self, model: str) -> Source:
+        """Look for its preset, files or cache entry, and whether it can be had as it is asked for.
+
+        torch is imported only where GPUs were asked for.
 
         Raises:
-            RequestError: there is no such model here.
+            RequestError: there is no such model or device here, or a setting does not go with it.
         """
-        sources.find(model)
+        source = sources.find(model)
+        placement.check_device(self._device)
+        if self._prompts and source.directory is None:
+            raise prompts.no_tokenizer(source.name)
+        if self._n_ranks > 1:
+            if self._prompts:
+                raise RequestError(
+                    "prompts of your own are not shared out between processes: leave "
+                    "--llm-energy-prompts or --llm-energy-tensor-parallel out."
+                )
+            if source.gguf_file is not None:
+                raise RequestError(
+                    f"{source.name} is a GGUF file, which has no tensor parallelism here: leave "
+                    "--llm-energy-tensor-parallel out."
+                )
+            tensor_parallel.check_machine(self._n_ranks, self._device)
+        return source
 
     def load(self, model: str) -> TransformersModel:
         """Load a model by preset name, local directory, GGUF file or hub id in the cache.
@@ -84,14 +99,17 @@ class TransformersBackend:
             RequestError: there is no such model here, or it is none transformers knows.
             DoesNotFitError: it needs more memory than there is.
         """
-        import torch
-
-        source = sources.find(model)
+        torch = require("torch", feature="Running a model", extra="models")
+        require("transformers", feature="Running a model", extra="models")
+        require("accelerate", feature="Running a model", extra="models")
+        source = self.find(model)
         if source.note:
             warnings.warn(source.note, stacklevel=2)
         started_s = time.perf_counter()
         tiny = source.preset is not None and source.preset.tiny
         # Two OpenMP threads on a matrix of 64 columns spend their time waiting for each other.
+        if self._threads_of_machine is None:
+            self._threads_of_machine = torch.get_num_threads()
         threads = self._threads or (1 if tiny else self._threads_of_machine)
         torch.set_num_threads(threads)
         details: dict[str, Any] = {"weights": source.weights.value}
@@ -125,10 +143,6 @@ class TransformersBackend:
         with contextlib.ExitStack() as stack:
             stack.enter_context(problems_named(source.name))
             stack.enter_context(memory_named(lambda: (source.name, None), _SMALLER))
-            if self._prompts:
-                raise RequestError("prompts of your own are not shared out: leave tensor parallelism out.")
-            if source.gguf_file is not None:
-                raise RequestError(f"{source.name} is a GGUF file, which has no tensor parallelism here.")
             default = "float32" if tiny and on_cpu else "bfloat16"
             dtype = _DTYPES[self._dtype or default]
             network = self._meta(source, getattr(torch, dtype))

@@ -292,9 +292,7 @@ class TransformersModel:
         from transformers import AutoTokenizer
 
         if self._source.directory is None:
-            raise RequestError(
-                f"{self._source.name} has random weights and no tokenizer. Take a trained model."
-            )
+            raise prompts.no_tokenizer(self._source.name)
         with problems_named(self._source.name):
             return AutoTokenizer.from_pretrained(
                 self._source.directory, gguf_file=self._source.gguf_file, local_files_only=True

@@ -16,7 +16,7 @@ from pytest_llmenergy.records import DOES_NOT_FIT, Cell, CellRecord, Environment
 if TYPE_CHECKING:
     from pytest_llmenergy.backends import LoadedModel, Work
     from pytest_llmenergy.campaign.settings import Settings
-    from pytest_llmenergy.campaign.trials import OnTrial
+    from pytest_llmenergy.campaign.trials import OnTrial, Working
     from pytest_llmenergy.errors import DoesNotFitError
     from pytest_llmenergy.meters.window import Meters
 
@@ -51,7 +51,14 @@ class Asked:
 
 
 def measure_cell(
-    asked: Asked, cell: Cell, loaded: LoadedModel, *, meters: Meters, is_fresh: bool, on_trial: OnTrial
+    asked: Asked,
+    cell: Cell,
+    loaded: LoadedModel,
+    *,
+    meters: Meters,
+    is_fresh: bool,
+    on_trial: OnTrial,
+    working: Working,
 ) -> CellRecord:
     """Warm up, run trials until the stopping rule says so, and account for the work.
 
@@ -62,6 +69,7 @@ def measure_cell(
         meters: what watches it.
         is_fresh: the model has not been called since it was loaded; its first call is recorded apart.
         on_trial: told of every trial as soon as it is there.
+        working: is around the calls.
 
     Raises:
         DoesNotFitError: the cell needs more memory than there is.
@@ -76,6 +84,7 @@ def measure_cell(
         warmups=(*((Warmup(first_after_load=True),) if is_fresh else ()), Warmup()),
         window_error=settings.window_error,
         on_trial=on_trial,
+        working=working,
         account=lambda output, runtime_s: {
             **loaded.timings(output),
             **_of_trial(loaded.account(work, runtime_s)),

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pytest_llmenergy.backends import Backend, LoadedModel
+    from pytest_llmenergy.campaign.interrupts import Interrupts
     from pytest_llmenergy.campaign.observer import Observer
     from pytest_llmenergy.meters.window import Meters
 
@@ -28,6 +29,7 @@ class Models:
         open_backend: called when the first model is needed, so that metering a callable needs no engine.
         meters: measure the power at rest.
         idle_s: for so long, before and after the cells of each model; 0 for never.
+        interrupts: may end loading, and the rest after it.
         sleep: lets time pass on the meters' clock.
         note: takes what is to be kept.
         observer: shows progress.
@@ -39,6 +41,7 @@ class Models:
         *,
         meters: Meters,
         idle_s: float,
+        interrupts: Interrupts,
         sleep: Callable[[float], None],
         note: Callable[[Event], None],
         observer: Observer,
@@ -47,6 +50,7 @@ class Models:
         self._open_backend = open_backend
         self._meters = meters
         self._idle_s = idle_s
+        self._interrupts = interrupts
         self._sleep = sleep
         self._note = note
         self._observer = observer
@@ -73,7 +77,8 @@ class Models:
             self._backend = self._open_backend()
         started_s = time.perf_counter()
         try:
-            loaded = self._backend.load(model)
+            with self._interrupts.allowed():
+                loaded = self._backend.load(model)
         except DoesNotFitError as error:
             self._unfit[model] = error  # nor will it for the next cell
             raise
@@ -124,7 +129,9 @@ class Models:
         is_measured = any(source.provenance is Provenance.MEASURED for source in self._meters.sources)
         if self._idle_s <= 0 or not is_measured:
             return
-        idle = measure_idle(self._meters, self._idle_s, sleep=self._sleep)
+        # The rest at the end is a part of closing: the document is complete with it.
+        sleep = self._interruptible_sleep if when == "before" else self._sleep
+        idle = measure_idle(self._meters, self._idle_s, sleep=sleep)
         drifted = () if when == "before" or model not in self._idle else drift(self._idle[model], idle)
         for text in drifted:
             self._observer.notice(f"{model}: {text}")
@@ -132,3 +139,7 @@ class Models:
         found = idle.record(when) | {"drift": list(drifted)}
         self._note(IdleDone(model=model, idle=found))
         self.add_idle(model, found)
+
+    def _interruptible_sleep(self, seconds: float) -> None:
+        with self._interrupts.allowed():
+            self._sleep(seconds)

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_llmenergy.backends import open_backend, sources
+from pytest_llmenergy.backends import open_backend
 from pytest_llmenergy.backends.prompts import read_prompts
 from pytest_llmenergy.campaign.runner import Runner
 from pytest_llmenergy.environment import read_environment
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pytest_llmenergy.backends import Backend
+    from pytest_llmenergy.campaign.interrupts import Interrupts
     from pytest_llmenergy.campaign.observer import Observer
     from pytest_llmenergy.campaign.settings import Settings
     from pytest_llmenergy.meters.window import Meters
@@ -27,7 +28,9 @@ REPLAY = "replay:"
 REPLAY_SESSION = "LLMENERGY_REPLAY_SESSION"
 
 
-def open_campaign(settings: Settings, observer: Observer | None = None) -> Runner:
+def open_campaign(
+    settings: Settings, observer: Observer | None = None, interrupts: Interrupts | None = None
+) -> Runner:
     """Open the meters, look at the machine, and begin or resume the campaign.
 
     Raises:
@@ -47,6 +50,7 @@ def open_campaign(settings: Settings, observer: Observer | None = None) -> Runne
             open_backend=opened,
             environment=read_environment(meters=meters.sources),
             observer=observer,
+            interrupts=interrupts,
             sleep=time.sleep if world is None else world.idle,
         )
     except BaseException:
@@ -60,21 +64,20 @@ def _opener(settings: Settings, world: World | None) -> Callable[[], Backend]:
         return lambda: open_backend("replay", world=world)
     prompts = () if settings.prompts is None else read_prompts(settings.prompts)
     if settings.base_url is not None:
-        server = open_backend("openai", base_url=settings.base_url, prompts=prompts)
-        for model in settings.models:
-            server.find(model)
-        return lambda: server
+        backend = open_backend("openai", base_url=settings.base_url, prompts=prompts)
+    else:
+        backend = open_backend(
+            "transformers",
+            seed=settings.seed,
+            dtype=settings.dtype,
+            device=settings.device,
+            offload=settings.offload,
+            n_ranks=settings.tensor_parallel,
+            prompts=prompts,
+        )
     for model in settings.models:
-        sources.find(model)
-    return lambda: open_backend(
-        "transformers",
-        seed=settings.seed,
-        dtype=settings.dtype,
-        device=settings.device,
-        offload=settings.offload,
-        n_ranks=settings.tensor_parallel,
-        prompts=prompts,
-    )
+        backend.find(model)
+    return lambda: backend
 
 
 def _world(settings: Settings) -> World | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import datetime as dt
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,40 +14,34 @@ from pytest_llmenergy.campaign.cell import (
     measure_cell,
     without_room,
 )
+from pytest_llmenergy.campaign.folder import TRACE_NAME, open_folder
 from pytest_llmenergy.campaign.grid import Place
+from pytest_llmenergy.campaign.interrupts import Interrupts
 from pytest_llmenergy.campaign.journal import (
-    JOURNAL_NAME,
     CellDone,
     Event,
     IdleDone,
-    Journal,
     ModelLoaded,
     Opened,
     TrialDone,
     WindowDone,
-    refuse_if_held,
 )
 from pytest_llmenergy.campaign.models import Models
 from pytest_llmenergy.campaign.observer import Observer, Silent
 from pytest_llmenergy.campaign.results import RESULTS_NAME, write_atomically, write_results
 from pytest_llmenergy.campaign.summary import summarise, with_net
 from pytest_llmenergy.campaign.trials import Trials, Warmup, run_trials
-from pytest_llmenergy.environment import differences
 from pytest_llmenergy.errors import DoesNotFitError, RequestError
 from pytest_llmenergy.records import Campaign, Cell, CellRecord, Trial, WindowRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from pytest_llmenergy.backends import Backend
     from pytest_llmenergy.campaign.settings import Settings
     from pytest_llmenergy.meters.window import Meters, Window
     from pytest_llmenergy.records import Environment
-
-TRACE_NAME = "trace.parquet"
-GATE_NAME = "gate.json"
-FILES = (JOURNAL_NAME, RESULTS_NAME, TRACE_NAME, GATE_NAME)  # all that a campaign may leave in its folder
 
 
 class Runner:
@@ -62,6 +55,7 @@ class Runner:
         open_backend: Callable[[], Backend],
         environment: Environment,
         observer: Observer | None = None,
+        interrupts: Interrupts | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         """Begin the campaign, or go on with it.
@@ -72,6 +66,7 @@ class Runner:
             open_backend: called when the first model is needed, so that metering a callable needs no engine.
             environment: of this machine.
             observer: shows progress.
+            interrupts: may end the work.
             sleep: lets time pass on the meters' clock.
 
         Raises:
@@ -81,10 +76,12 @@ class Runner:
         self.environment = environment
         self._meters = meters
         self._observer: Observer = observer or Silent()
+        self.interrupts = interrupts or Interrupts()
         self._models = Models(
             open_backend,
             meters=meters,
             idle_s=settings.idle_s,
+            interrupts=self.interrupts,
             sleep=sleep,
             note=self._note,
             observer=self._observer,
@@ -92,10 +89,12 @@ class Runner:
         self._cells: dict[_Key, CellRecord] = {}
         self._windows: list[WindowRecord] = []
         self._interrupted: CellRecord | None = None
-        self._created = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
-        self.kept: Path | None = None  # where a former campaign of the same folder went
-        self.resumed_cells = 0
-        self._journal = self._open_journal()
+        self._folder = open_folder(settings, environment, self._observer)
+        self._journal = self._folder.journal
+        self._restore(self._folder.events)
+        self.resumed_cells = len(self._cells)
+        for text in meters.notices:
+            self._observer.notice(text)
 
     # The journal
 
@@ -107,34 +106,14 @@ class Runner:
         """The results document."""
         return self.settings.folder / RESULTS_NAME
 
-    def _open_journal(self) -> Journal:
-        path = self.settings.folder / JOURNAL_NAME
-        identity = self.settings.as_document()
-        if self.settings.resume and path.exists():
-            journal, events = Journal.reopen(path)
-            try:
-                self._restore(path, identity, events)
-            except BaseException:
-                journal.close()
-                raise
-            return journal
-        if self.settings.resume:
-            self._observer.notice(f"nothing to resume in {self.settings.folder}: the campaign begins")
-        refuse_if_held(path)
-        self.kept = _keep_former(self.settings.folder)
-        return Journal.create(
-            path, Opened(created=self._created, identity=identity, environment=self.environment)
-        )
+    @property
+    def kept(self) -> Path | None:
+        """Where a former campaign of the same folder went."""
+        return self._folder.kept
 
-    def _restore(self, path: Path, identity: dict[str, Any], events: list[Event]) -> None:
+    def _restore(self, events: Iterable[Event]) -> None:
         for event in events:
             match event:
-                case Opened():
-                    _refuse_other_campaign(path, event, identity, self.environment)
-                    self._created = event.created
-                    if event.environment.commit != self.environment.commit:
-                        then = event.environment.commit or "no commit"
-                        self._observer.notice(f"the cells measured before ran on another commit: {then}")
                 case ModelLoaded(record=model):
                     self._models.records[model.model] = model
                 case IdleDone(model=name, idle=idle):
@@ -142,11 +121,12 @@ class Runner:
                 case CellDone(record=cell):
                     if cell.error is None:  # a cell that failed is tried again
                         self._cells[_key_of(cell)] = cell
-                case WindowDone():
-                    pass  # windows outside cells belong to tests, which run again
                 case TrialDone():
                     pass  # of a cell that is done, or that is measured again whole
-        self.resumed_cells = len(self._cells)
+                case WindowDone():
+                    pass  # windows outside cells belong to tests, which run again
+                case Opened():
+                    pass  # read by the folder
 
     # Cells
 
@@ -218,6 +198,7 @@ class Runner:
                 meters=self._meters,
                 is_fresh=self._models.take_fresh(),
                 on_trial=note,
+                working=self.interrupts.allowed,
             )
         except DoesNotFitError as error:
             return self._keep(without_room(asked, cell, error, seen))
@@ -254,10 +235,12 @@ class Runner:
             tokens_generated: by one call, over its whole batch, where it generates tokens.
             test: the test that asked.
         """
+        __tracebackhide__ = True  # what a callable raises is its own
         if tokens_generated is not None:
             _refuse_no_count("tokens_out", tokens_generated)
 
         def dropping() -> None:
+            __tracebackhide__ = True
             call()
 
         seen = Trials(self.settings.rule)
@@ -294,6 +277,7 @@ class Runner:
                 warmups=(Warmup(),),
                 window_error=self.settings.window_error,
                 on_trial=note,
+                working=self.interrupts.allowed,
             )
         except BaseException as error:
             reason = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
@@ -309,7 +293,8 @@ class Runner:
         with contextlib.ExitStack() as stack:
             window = stack.enter_context(self._meters.window(label))
             try:
-                yield window
+                with self.interrupts.allowed():
+                    yield window
             finally:
                 stack.close()  # closes the window, so that its figures are there
                 self._keep_window(
@@ -330,7 +315,7 @@ class Runner:
             cells.append(self._interrupted)
         return Campaign(
             name=self.settings.campaign,
-            created=self._created,
+            created=self._folder.created,
             complete=complete,
             environment=self.environment,
             settings=self.settings.as_document(),
@@ -352,22 +337,14 @@ class Runner:
                 self._close(at_rest=complete)
             finally:
                 campaign = self._write(complete=complete)
-                self._put_back(campaign)
+                if campaign.is_empty:
+                    self._folder.put_back()
         return campaign
-
-    def _put_back(self, campaign: Campaign) -> None:
-        """Give a former campaign its place again where nothing was measured in its stead."""
-        if self.kept is None or campaign.cells or campaign.windows:
-            return
-        with contextlib.suppress(OSError):
-            for path in self.kept.iterdir():
-                path.replace(self.settings.folder / path.name)
-            self.kept.rmdir()
 
     def _write(self, *, complete: bool) -> Campaign:
         """Write all there is; nothing is written of nothing."""
         campaign = self.campaign(complete=complete)
-        if campaign.cells or campaign.windows:
+        if not campaign.is_empty:
             write_results(self.results_path, campaign)
             if self._meters.trace is not None:
                 content = self._meters.trace.parquet(since_s=self._meters.opened_s)
@@ -405,45 +382,3 @@ def _key_of(cell: Cell) -> _Key:
 def _refuse_no_count(name: str, count: object) -> None:
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
         raise RequestError(f"{name} must be a whole number of at least 1, not {count!r}.")
-
-
-def _refuse_other_campaign(
-    path: Path, opened: Opened, identity: dict[str, Any], environment: Environment
-) -> None:
-    changed = [
-        f"{name}: {opened.identity.get(name)!r} then, {identity.get(name)!r} now"
-        for name in sorted({*identity, *opened.identity})
-        if identity.get(name) != opened.identity.get(name)
-    ]
-    changed += differences(opened.environment, environment)
-    changed += [
-        f"{name}: {opened.environment.libraries.get(name)} then, {environment.libraries.get(name)} now"
-        for name in sorted({*opened.environment.libraries, *environment.libraries})
-        if opened.environment.libraries.get(name) != environment.libraries.get(name)
-    ]
-    if changed:
-        raise RequestError(
-            f"{path} is of another campaign ({'; '.join(changed)}). Ask for the same settings on the same "
-            "machine and software, or leave --llm-energy-resume out: the former campaign is then kept "
-            "beside the new one."
-        )
-
-
-def _keep_former(folder: Path) -> Path | None:
-    """Move a former campaign's files into a numbered folder beside the new ones; None if there were none."""
-    former = [folder / name for name in FILES if (folder / name).exists()]
-    if not former:
-        return None
-    number = 1
-    while (kept := folder / f"former-{number}").exists():
-        number += 1
-    try:
-        kept.mkdir()
-        for path in former:
-            path.rename(kept / path.name)
-    except OSError as error:
-        raise RequestError(
-            f"cannot keep the former campaign of {folder} ({error.strerror}). "
-            "Choose another folder with --llm-energy-results DIR."
-        ) from error
-    return kept

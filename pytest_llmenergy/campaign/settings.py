@@ -16,7 +16,7 @@ DEFAULT_MODEL = "tiny-llama"
 class Settings:
     """The whole request, validated; every default of the product stands here once."""
 
-    models: tuple[str, ...] = (DEFAULT_MODEL,)
+    models: tuple[str, ...] = (DEFAULT_MODEL,)  # that sweeps run over; none where no test is a sweep
     grid_name: str = "quick"
     grid: Grid = GRIDS["quick"]
     batch_size: int = 32
@@ -44,6 +44,8 @@ class Settings:
         """The campaign's name, which is also the folder its results are kept in."""
         if self.results is not None:
             return self.results.name
+        if not self.models:
+            return "tests"
         models = "+".join(
             (Path(model).resolve() if Path(model).is_dir() else Path(model)).name for model in self.models
         )

@@ -23,9 +23,12 @@ from pytest_llmenergy.units import format_percent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from contextlib import AbstractContextManager
 
     from pytest_llmenergy.campaign.stopping import StopRule
     from pytest_llmenergy.meters.window import Meters, Window
+
+    Working = Callable[[], AbstractContextManager[None]]
 
 SPOILED_IN_A_ROW = 5  # after so many trials without a reading, the next one will have none either
 DISTURBED_IN_A_ROW = 5  # after so many disturbed trials, the next one will be disturbed too
@@ -109,6 +112,7 @@ def run_trials(
     warmups: Sequence[Warmup] = (),
     window_error: float | None = None,
     on_trial: OnTrial,
+    working: Working = contextlib.nullcontext,
     account: Callable[[Any, float], dict[str, Any]] | None = None,
     split: Split | None = None,
 ) -> Trials:
@@ -126,11 +130,13 @@ def run_trials(
         window_error: a window holds so many calls that the meters' error bound is below this share of its
             energy; None: always one.
         on_trial: told of every trial as soon as it is there.
+        working: is around the calls of each window: what runs there may be interrupted.
         account: what a call's result and runtime say beside its tokens: `ttft_s`, `tpot_s`, and details of
             the trial; raises WrongWorkError.
         split: more trials, split into phases; they do not count, since the mark disturbs them.
     """
-    measuring = _Measuring(Trials(rule), call, meters, verify, on_trial, account, window_error)
+    __tracebackhide__ = True  # what the call raises is its own
+    measuring = _Measuring(Trials(rule), call, meters, verify, on_trial, working, account, window_error)
     cell = measuring.cell
     for warmup in warmups:
         measuring.one(warmup)
@@ -154,15 +160,19 @@ class _Measuring:
     meters: Meters
     verify: Callable[[Any], int | None]
     on_trial: OnTrial
+    working: Working
     account: Callable[[Any, float], dict[str, Any]] | None
     window_error: float | None
     repetitions: int = 1
 
     def one(self, warmup: Warmup | None) -> None:
         """Measure one trial and note it; wrong work stops the cell."""
-        repetitions = 1 if warmup is not None else self.repetitions
-        with self.meters.window() as window:
-            outputs = [self.call() for _ in range(repetitions)]
+        __tracebackhide__ = True
+        outputs: list[Any] = []
+        with self.meters.window() as window, self.working():
+            for _ in range(1 if warmup is not None else self.repetitions):
+                # A comprehension would be a frame in the traceback of what it raises.
+                outputs.append(self.call())  # noqa: PERF401
         how = {"warmup": warmup is not None, "first_after_load": _is_first(warmup)}
         self._note(outputs, window, how)
 
@@ -176,7 +186,8 @@ class _Measuring:
                 stack.close()  # waits for the GPU, and ends the window
                 decode.append(stack.enter_context(self.meters.window("decode")))
 
-            output = split.call(at_first_token)
+            with self.working():
+                output = split.call(at_first_token)
         found: dict[str, Any] = {
             "excluded": PHASES,
             "phases": tuple(_phase(window) for window in (prefill, *decode)),
@@ -257,12 +268,13 @@ def repetitions_for(trial: Trial, window_error: float) -> int:
     """
     most = max(1, math.floor(LONGEST_WINDOW_S / trial.runtime_s)) if trial.runtime_s > 0 else 1
     rel = bound_rel(trial.domains)
-    if rel is not None and not any((part.reason or "").startswith(TOO_SHORT) for part in trial.domains):
-        factor = rel / window_error
+    too_short = [part for part in trial.domains if (part.reason or "").startswith(TOO_SHORT)]
+    # A domain without an energy has no share: the window grows until there is one. One that has an energy,
+    # however little, is in the share: a part that idles must not stretch every window.
+    if any(part.energy_j is None for part in too_short) or (too_short and rel is None):
+        factor = float(_GROWTH)
     else:
-        # Without an energy there is no share: the window grows until there is one.
-        unread = any((part.reason or "").startswith(TOO_SHORT) for part in trial.domains)
-        factor = float(_GROWTH) if unread else 1.0
+        factor = 1.0 if rel is None else rel / window_error
     wanted = trial.repetitions if factor <= 1 else math.ceil(_MARGIN * factor * trial.repetitions)
     return max(trial.repetitions, min(wanted, _GROWTH * trial.repetitions, most))
 
@@ -308,8 +320,9 @@ def _is_always_disturbed(cell: Trials) -> bool:
     last = attempts[-DISTURBED_IN_A_ROW:]
     if len(last) == DISTURBED_IN_A_ROW and all(map(_is_disturbed, last)):
         return True
-    # One that comes and goes is the condition, too, once it has spoiled most of a whole cap of trials.
-    return len(attempts) >= cell.rule.max_trials and 2 * sum(map(_is_disturbed, attempts)) > len(attempts)
+    # One that comes and goes is the condition, too, once most readings of a whole cap of trials have it.
+    read = len(attempts) - sum(map(_is_spoiled, attempts))
+    return len(attempts) >= cell.rule.max_trials and 2 * sum(map(_is_disturbed, attempts)) > read
 
 
 def spoiled(domains: Sequence[DomainEnergy]) -> str | None:

@@ -109,7 +109,7 @@ def _advice(sources: Sequence[MeterSource]) -> Iterator[str]:
     for source in sources:
         for domain, details in _boards(source):
             yield f"{domain}: {details['name']}, by {details['method']}"
-            for check in ("unit_check", "self_check", "counter"):
+            for check in ("mig", "unit_check", "self_check", "counter"):
                 if check in details:
                     yield f"  {check.replace('_', ' ')}: {details[check]}"
         if source.reason:

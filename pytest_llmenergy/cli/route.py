@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from pytest_llmenergy import units
-from pytest_llmenergy.errors import require
+from pytest_llmenergy.errors import RequestError, require
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 _PATH = click.Path(path_type=Path)
+_MOST_POINTS = 10_000  # of a sweep
+_ROUNDING = 1e-9  # of a step: 0:1:0.01 has both its ends
 
 
 class _PerModel(click.ParamType):  # type: ignore[type-arg]  # generic in its stubs alone
     """MODEL=VALUE, or several with commas between."""
 
-    name = "MODEL=VALUE"
-
     def __init__(self, read: Callable[[str], float] = float) -> None:
         self._read = read
+        self.name = "MODEL=WHOLE NUMBER" if read is int else "MODEL=NUMBER"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if not isinstance(value, str):
@@ -34,8 +36,8 @@ class _PerModel(click.ParamType):  # type: ignore[type-arg]  # generic in its st
                 pairs[model.strip()] = self._read(number)
             except ValueError:
                 equals = ""
-            if not equals or not model.strip():
-                self.fail(f"{part!r} is not MODEL=VALUE", param, ctx)
+            if not equals or not model.strip() or not math.isfinite(pairs[model.strip()]):
+                self.fail(f"{part!r} is not {self.name}.", param, ctx)
         return pairs
 
 
@@ -48,7 +50,7 @@ class _Read(click.ParamType):  # type: ignore[type-arg]  # as above
         try:
             return self._read(value) if isinstance(value, str) else value
         except ValueError:
-            self.fail(f"{value!r} is not {self.name}", param, ctx)
+            self.fail(f"{value!r} is not {self.name}.", param, ctx)
 
 
 def _zetas(text: str) -> list[float]:
@@ -56,9 +58,15 @@ def _zetas(text: str) -> list[float]:
     if ":" not in text:
         return [float(part) for part in text.split(",")]
     first, last, step = (float(part) for part in text.split(":"))
-    if not step > 0 or last < first:
+    if not (step > 0 and first <= last < math.inf):
         raise ValueError(text)
-    return [round(first + i * step, 12) for i in range(int((last - first) / step + 1e-9) + 1)]
+    steps = (last - first) / step + _ROUNDING
+    if steps >= _MOST_POINTS:
+        raise RequestError(
+            f"--zeta {text} asks for {steps:.3g} plans; {_MOST_POINTS} is the most. Take longer steps: "
+            "what lies between two points is bounded."
+        )
+    return [round(first + i * step, 12) for i in range(int(steps) + 1)]
 
 
 def _merge(
@@ -136,11 +144,16 @@ def _per_model(name: str, help_: str, read: Callable[[str], float] = float) -> C
 def command(**given: Any) -> None:
     """Plan which model serves each query: equation 2 of the paper, solved exactly, with its proof."""
     require("numpy", feature="routing", extra="routing")
+    from rich.console import Console
+    from rich.markup import escape
+
     from pytest_llmenergy.campaign.results import write_json
     from pytest_llmenergy.report.route_tables import render_plan
     from pytest_llmenergy.routing.request import plan_of
 
-    document = plan_of(given)
+    # Shown on terminals only, and gone when done.
+    with Console(stderr=True).status("Reading the fits") as status:
+        document = plan_of(given, tell=lambda text: status.update(escape(text)))
     if given["json_path"] is not None:
         write_json(given["json_path"], document)
     for line in render_plan(document):

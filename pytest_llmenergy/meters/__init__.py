@@ -11,8 +11,10 @@ if TYPE_CHECKING:
     from pytest_llmenergy.meters.window import Meters
 
 Domains: TypeAlias = tuple[DomainEnergy, ...]
-# What a window's end gives: the energies, or from a source that knows them later a call that waits for them.
-Reading: TypeAlias = Domains | Callable[[], Domains]
+# What a window's end gives: the energies, or a call that gives them for the times at which the block began
+# and ended, in s of the meters' clock. It may wait for a source that knows them later; its bounds hold what
+# lies between the source's readings and those times.
+Reading: TypeAlias = Domains | Callable[[float, float], Domains]
 
 
 @runtime_checkable
@@ -33,7 +35,7 @@ class Meter(Protocol):
         ...
 
     def end(self, mark: Any) -> Reading:
-        """The energy of each domain since the mark, or a call that gives it after a bounded wait."""
+        """The energy of each domain since the mark, or a call that gives it, after a bounded wait at most."""
         ...
 
     def close(self) -> None:
@@ -43,7 +45,11 @@ class Meter(Protocol):
 
 @runtime_checkable
 class OwnProcess(Protocol):
-    """A meter that runs a process of its own, whose cost counts as the meter's."""
+    """A meter that runs a process of its own, whose cost counts as the meter's.
+
+    It is begun first and ended last: what it does then takes long, and must not lie between another meter's
+    reading and the block.
+    """
 
     @property
     def cpu_s(self) -> float:

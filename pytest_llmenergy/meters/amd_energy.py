@@ -60,7 +60,7 @@ def open_amd_energy(sampler: Scheduler, machine: Machine | None = None) -> Count
         for domain, path in inputs.items()
     ]
     for counter in counters:
-        problem = counter.read(sampler.clock()).problem
+        problem = counter.read(sampler.clock).problem
         if problem:
             raise MeterUnavailableError(
                 NAME,

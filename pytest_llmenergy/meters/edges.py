@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 from pytest_llmenergy.meters.integrate import Bounded
 
@@ -36,6 +37,7 @@ class Edge:
         self._last = next((tick for tick in reversed(before) if tick.energy_j == energy_j), None)
         self.next: Tick | None = None
         self.second: Tick | None = None
+        self.third: Tick | None = None
         for tick in before:
             if tick.energy_j > energy_j:
                 self.see(tick)  # found between the reading and now
@@ -48,15 +50,22 @@ class Edge:
             self.next = tick
         elif self.second is None:
             self.second = tick
+        elif self.third is None:
+            self.third = tick
 
     @property
     def is_settled(self) -> bool:
         """Whether the two ticks after it are known."""
         return self.second is not None
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing more is wanted: the third is, to see how unsteady the power is, not waited for."""
+        return self.third is not None
+
     def previous_s(self, period_s: float) -> float:
         """When the tick before the edge was."""
-        if self.next is None or not self.next.is_seen:
+        if self.next is None:
             return self.time_s if self._last is None else min(self._last.time_s, self.time_s)
         periods = max(1, math.ceil((self.next.time_s - self.time_s) / period_s - NEAR))
         return min(self.next.time_s - periods * period_s, self.time_s)
@@ -71,6 +80,14 @@ class Edge:
                 return (self.energy_j - tick.energy_j) / (end_s - tick.time_s)
         return None
 
+    def unsteadiness_w(self, period_s: float, since_s: float, until_s: float) -> float:
+        """How much the power differs between two neighbouring intervals next to the edge, on either side."""
+        slack_s = NEAR * period_s
+        before = [tick for tick in self._before if tick.time_s >= since_s - slack_s][-3:]
+        after = [tick for tick in (self.next, self.second, self.third) if tick is not None]
+        after = [tick for tick in after if tick.is_seen and tick.time_s <= until_s + slack_s]
+        return max(_change_w(before), _change_w(after))
+
     def power_after_w(self, until_s: float = math.inf, slack_s: float = 0.0) -> float | None:
         """Mean power between the two ticks after the edge, if they come before `until_s`."""
         if self.next is None or self.second is None or self.second.time_s > until_s + slack_s:
@@ -78,6 +95,18 @@ class Edge:
         if not (self.next.is_seen and self.second.is_seen):
             return None
         return (self.second.energy_j - self.next.energy_j) / (self.second.time_s - self.next.time_s)
+
+
+def _change_w(ticks: list[Tick]) -> float:
+    """The change of power between neighbouring intervals, as far as the ticks' times are sure of it."""
+    low_w, high_w = math.inf, 0.0
+    for one, two in pairwise(ticks):
+        span_s, energy_j = two.time_s - one.time_s, two.energy_j - one.energy_j
+        doubt_s = one.uncertainty_s + two.uncertainty_s
+        if span_s > doubt_s:
+            low_w = min(low_w, energy_j / (span_s - doubt_s))
+            high_w = max(high_w, energy_j / (span_s + doubt_s))
+    return max(0.0, high_w - low_w)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +118,7 @@ class _CutInterval:
     inside_s: float
     outside_w: float | None  # mean power next to it, outside the window
     inside_w: float | None  # the same, inside the window
+    unsteady_w: float  # change of power from interval to interval close by
     cap_w: float
     uncertainty_s: float
 
@@ -108,7 +138,10 @@ class _CutInterval:
         extreme_j = max(found_j - low_j, high_j - found_j)
         if self.outside_w is None or self.inside_w is None:
             return Bounded(found_j, extreme_j)
-        doubt_j = abs(answers[0] - answers[1]) + self.uncertainty_s * (self.outside_w + self.inside_w)
+        # Where power jumps close by, it may have jumped on both sides within this one interval too.
+        unseen_j = self.unsteady_w * min(self.outside_s, self.inside_s)
+        doubt_j = abs(answers[0] - answers[1]) + unseen_j
+        doubt_j += self.uncertainty_s * (self.outside_w + self.inside_w)
         return Bounded(found_j, min(extreme_j, doubt_j))
 
 
@@ -143,6 +176,7 @@ def energy_between(start: Edge, end: Edge, *, period_s: float, cap_w: float) -> 
         inside_s=max(0.0, start.next.time_s - start.time_s),
         outside_w=before_w,
         inside_w=start.power_after_w(end.time_s, NEAR * period_s),
+        unsteady_w=start.unsteadiness_w(period_s, -math.inf, end.time_s),
         cap_w=cap_w,
         uncertainty_s=uncertainty_s,
     ).outside()
@@ -152,6 +186,7 @@ def energy_between(start: Edge, end: Edge, *, period_s: float, cap_w: float) -> 
         inside_s=end.time_s - end.previous_s(period_s),
         outside_w=after_w,
         inside_w=end.power_before_w(period_s, since_s=start.time_s),
+        unsteady_w=end.unsteadiness_w(period_s, start.time_s, math.inf),
         cap_w=cap_w,
         uncertainty_s=uncertainty_s,
     ).outside()

@@ -41,18 +41,17 @@ def throttling(mask: int) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Sight:
-    """What was seen at one moment, or over the time since another."""
+    """What was seen at one moment."""
 
     time_s: float
     flags: tuple[str, ...]
-    since_s: float = 0.0
 
 
 class GpuWatch:
     """Looks at throttle reasons and processes once a second, and at the end of a window."""
 
     def __init__(self, boards: Sequence[Board], scheduler: Scheduler, machine: Machine) -> None:
-        self._boards = tuple(boards)
+        self._boards = tuple(board for board in boards if board.problem is None)
         self._scheduler = scheduler
         self._proc = machine.proc
         self._seen: deque[Sight] = deque()
@@ -86,7 +85,7 @@ class GpuWatch:
         if now_s - self._looked_s > _FRESH_S:
             self._look(now_s)
         return tuple(
-            dict.fromkeys(flag for sight in self._seen if sight.time_s >= mark for flag in sight.flags)
+            dict.fromkeys(flag for sight in tuple(self._seen) if sight.time_s >= mark for flag in sight.flags)
         )
 
 
@@ -100,6 +99,15 @@ class CpuLoad:
     cpus: int
 
 
+@dataclass(frozen=True, slots=True)
+class CpuSight:
+    """Load from outside over a time."""
+
+    since_s: float
+    time_s: float
+    outside_cpus: float
+
+
 class CpuWatch:
     """Compares the machine's CPU time with that of our process tree, once a second and at a window's end."""
 
@@ -107,7 +115,7 @@ class CpuWatch:
         self._machine = machine
         self._scheduler = scheduler
         self._last: CpuLoad | None = None
-        self._seen: deque[Sight] = deque()
+        self._seen: deque[CpuSight] = deque()
         scheduler.add(self._look)
 
     def _look(self, now_s: float) -> float:
@@ -115,9 +123,9 @@ class CpuWatch:
         own_s = tree_busy_s(self._machine.proc, os.getpid())
         load = CpuLoad(now_s, sum(busy_s.values()), own_s, len(busy_s))
         if self._last is not None:
-            flags = outside_load(self._last, load)
-            if flags:
-                self._seen.append(Sight(now_s, flags, self._last.time_s))
+            outside = outside_load(self._last, load)
+            if outside:
+                self._seen.append(CpuSight(self._last.time_s, now_s, outside))
         self._last = load
         while self._seen and self._seen[0].time_s < now_s - _KEEP_S:
             self._seen.popleft()
@@ -132,20 +140,21 @@ class CpuWatch:
         now_s = self._scheduler.clock()
         if self._last is None or now_s - self._last.time_s > _FRESH_S:
             self._look(now_s)
+        cpus = 0 if self._last is None else self._last.cpus
         found = [
-            sight
-            for sight in self._seen
+            sight.outside_cpus
+            for sight in tuple(self._seen)  # the sampler adds to them
             if min(now_s, sight.time_s) - max(mark, sight.since_s) >= (sight.time_s - sight.since_s) / 2
         ]
-        return max((sight.flags for sight in found), default=())
+        return (f"cpu: {max(found):.1f} of {cpus} CPUs busy with other processes",) if found else ()
 
 
-def outside_load(before: CpuLoad, after: CpuLoad) -> tuple[str, ...]:
-    """A flag where processes outside our tree kept more than a little of the machine busy."""
+def outside_load(before: CpuLoad, after: CpuLoad) -> float:
+    """How many CPUs processes outside our tree kept busy; 0 where that is little, or cannot be told."""
     runtime_s = after.time_s - before.time_s
     if runtime_s < _SHORTEST_S or before.own_s is None or after.own_s is None:
-        return ()
+        return 0.0
     outside = (after.machine_s - before.machine_s - (after.own_s - before.own_s)) / runtime_s
     if outside <= max(_OUTSIDE_CPUS, _OUTSIDE_SHARE * after.cpus):
-        return ()
-    return (f"cpu: {outside:.1f} of {after.cpus} CPUs busy with other processes",)
+        return 0.0
+    return outside

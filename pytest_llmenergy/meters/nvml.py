@@ -62,6 +62,7 @@ class NvmlMeter:
                     "update_period_s": metered.update_period_s
                     if isinstance(metered, CounterBoard)
                     else metered.board.update_period_s,
+                    **({} if metered.board.shared is None else {"mig": metered.board.shared}),
                     **metered.board.details,
                 }
                 for metered in self._metered
@@ -84,12 +85,12 @@ class NvmlMeter:
         """Mark every board."""
         return [metered.mark() for metered in self._metered]
 
-    def end(self, mark: list[Any]) -> Callable[[], Domains]:
+    def end(self, mark: list[Any]) -> Callable[[float, float], Domains]:
         """Mark every board again; the energies are known a little later."""
         ends: list[Any] = [metered.mark() for metered in self._metered]
-        return lambda: (
+        return lambda start_s, end_s: (
             *(
-                metered.between(start, end)
+                metered.between(start, end, start_s, end_s)
                 for metered, start, end in zip(self._metered, mark, ends, strict=True)
             ),
             *(unavailable(domain, problem, NAME) for domain, problem in self._broken.items()),
@@ -118,6 +119,8 @@ def open_nvml(scheduler: Scheduler, *, self_check_s: float = SELF_CHECK_S) -> Nv
         )
     if all(board.problem is not None for board in boards):
         nvml_boards.shutdown()
+        if boards[0].failure is not None:
+            raise nvml_boards.unavailable(boards[0].failure) from boards[0].failure
         raise MeterUnavailableError(
             NAME,
             Unavailable.NOT_SUPPORTED,

@@ -46,12 +46,18 @@ class Board:
     averaging_s: float = 0.0
     update_period_s: float = 0.1
     problem: str | None = None  # why neither gives a reading
+    failure: Exception | None = None  # the driver's, where the board did not answer at all
     details: dict[str, Any] = field(default_factory=dict)
 
     @property
     def domain(self) -> str:
         """Our name of it, by the driver's index."""
         return f"gpu:{self.index}"
+
+    @property
+    def shared(self) -> str | None:
+        """Whose energy a reading holds beside ours; None where it is ours alone."""
+        return None if self.mig is None else f"the whole board, not {self.mig} alone"
 
 
 def unavailable(error: Exception) -> MeterUnavailableError:
@@ -90,15 +96,12 @@ def visible_boards(selectors: tuple[visible.Selector, ...] | None) -> list[Board
     try:
         count = pynvml.nvmlDeviceGetCount()
         if selectors is None:
-            return [_board(pynvml, index) for index in range(count)]
-        uuids = [
-            _text(pynvml.nvmlDeviceGetUUID(pynvml.nvmlDeviceGetHandleByIndex(index)))
-            for index in range(count)
-        ]
+            return [_answering_board(pynvml, index) for index in range(count)]
+        uuids = [_uuid(pynvml, index) for index in range(count)]
         boards: dict[int, Board] = {}
         for selector in selectors:
             index = _index(pynvml, selector, uuids)
-            boards.setdefault(index, _board(pynvml, index, selector.mig))
+            boards.setdefault(index, _answering_board(pynvml, index, selector.mig))
         return [boards[index] for index in sorted(boards)]
     except pynvml.NVMLError as error:
         raise unavailable(error) from error
@@ -112,13 +115,26 @@ def _index(pynvml: ModuleType, selector: visible.Selector, uuids: list[str]) -> 
         if len(matches) == 1:
             return matches[0]
     elif selector.mig is not None:
-        for index in range(len(uuids)):
-            if selector.mig in _mig_uuids(pynvml, pynvml.nvmlDeviceGetHandleByIndex(index)):
-                return index
+        matches = [index for index in range(len(uuids)) if _has_instance(pynvml, index, selector.mig)]
+        if len(matches) == 1:
+            return matches[0]
+    names = ", ".join(uuid or "one that does not answer" for uuid in uuids)
     raise RequestError(
-        f"{visible.VARIABLE} names {selector.text!r}, which is not on this machine; it has "
-        f"{len(uuids)} GPUs: {', '.join(uuids)}. Mend or unset the variable (nvidia-smi -L lists the names)."
+        f"{visible.VARIABLE} names {selector.text!r}, which is not on this machine. Its GPUs: {names}. "
+        "Mend or unset the variable (nvidia-smi -L lists the names)."
     )
+
+
+def _uuid(pynvml: ModuleType, index: int) -> str:
+    """Its UUID; empty of a board that does not answer, which is no reason to do without the others."""
+    handle = _optional(pynvml.nvmlDeviceGetHandleByIndex, index)
+    return "" if handle is None else _text(_optional(pynvml.nvmlDeviceGetUUID, handle) or "")
+
+
+def _has_instance(pynvml: ModuleType, index: int, name: str) -> bool:
+    """Whether a MIG instance of this name, which may be shortened, is on the board."""
+    handle = _optional(pynvml.nvmlDeviceGetHandleByIndex, index)
+    return handle is not None and any(uuid.startswith(name) for uuid in _mig_uuids(pynvml, handle))
 
 
 def _mig_uuids(pynvml: ModuleType, handle: Any) -> Iterator[str]:
@@ -128,8 +144,19 @@ def _mig_uuids(pynvml: ModuleType, handle: Any) -> Iterator[str]:
             yield _text(pynvml.nvmlDeviceGetUUID(instance))
 
 
-def _board(pynvml: ModuleType, index: int, mig: str | None = None) -> Board:
+def _answering_board(pynvml: ModuleType, index: int, mig: str | None = None) -> Board:
+    """A board; one that is lost is there all the same, with the reason, since its energy is missing."""
+    try:
+        return _board(pynvml, index, mig)
+    except pynvml.NVMLError as error:
+        return Board(index=index, name="unknown GPU", uuid="", handle=None, problem=str(error), failure=error)
+
+
+def _board(pynvml: ModuleType, index: int, mig: str | None) -> Board:
     handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+    mode = _optional(pynvml.nvmlDeviceGetMigMode, handle)
+    if mig is None and mode is not None and mode[0]:
+        mig = "one of its MIG instances"
     limit_mw = _optional(pynvml.nvmlDeviceGetEnforcedPowerLimit, handle)
     memory = _optional(pynvml.nvmlDeviceGetMemoryInfo, handle)
     board = Board(

@@ -7,7 +7,7 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pytest_llmenergy.meters.counters import TOO_SHORT, measured, unavailable
+from pytest_llmenergy.meters.counters import TOO_SHORT, beyond_s, measured, unavailable
 from pytest_llmenergy.meters.edges import Edge, energy_between
 from pytest_llmenergy.meters.integrate import Bounded, PowerSample, integrate_power, latched_difference
 from pytest_llmenergy.meters.nvml_boards import NAME, is_nvml_error
@@ -31,7 +31,8 @@ _SURVEY_S = 10.0  # how often a counter that is not followed is looked at for a 
 class CounterMark:
     """The counter at one instant."""
 
-    time_s: float
+    before_s: float  # it was read at some time from here
+    after_s: float  # to here
     energy_j: float = 0.0
     resets: int = 0
     edge: Edge | None = None
@@ -47,7 +48,7 @@ class CounterBoard:
         self._counter_j: Callable[[], float] = board.read_counter_j
         self._lock = threading.Lock()
         self._scheduler = scheduler
-        self._tracker = TickTracker(self._read_j)
+        self._tracker = TickTracker(self._read_j, scheduler.clock)
         self._resets = 0
         self._last_j = 0.0
         self._follows = self._checking = False
@@ -102,7 +103,9 @@ class CounterBoard:
             details["self_check"] = f"not done: {self._tracker.problem or 'no power to compare with'}"
         elif abs(difference) > SELF_CHECK_LIMIT:
             by = format_percent(difference)
-            details["self_check"] = f"failed: the counter differs from integrated power by {by}"
+            details["self_check"] = (
+                f"failed: the counter differs from integrated power by {by}; its ticks are not followed"
+            )
         elif not self._tracker.is_following:
             details["self_check"] = f"not done: {self._tracker.problem or 'the counter ticked too seldom'}"
         else:
@@ -144,19 +147,18 @@ class CounterBoard:
         """Read the counter now."""
         before_s = self._scheduler.clock()
         try:
-            energy_j = self._read_j()
+            edge = self._tracker.edge() if self._follows else None
+            energy_j = self._read_j() if edge is None else edge.energy_j
         except Exception as error:
             if not is_nvml_error(error):
                 raise
-            return CounterMark(before_s, problem=str(error))
-        now_s = (before_s + self._scheduler.clock()) / 2
-        edge = self._tracker.edge(now_s, energy_j) if self._follows else None
+            return CounterMark(before_s, before_s, problem=str(error))
         if edge is not None:
-            self._scheduler.hasten(self._follow, self._tracker.next_due_s(now_s))
-        return CounterMark(now_s, energy_j, self._resets, edge)
+            self._scheduler.hasten(self._follow, self._tracker.next_look_s)
+        return CounterMark(before_s, self._scheduler.clock(), energy_j, self._resets, edge)
 
-    def between(self, start: CounterMark, end: CounterMark) -> DomainEnergy:
-        """The energy of a window; may wait for the two ticks after its end."""
+    def between(self, start: CounterMark, end: CounterMark, start_s: float, end_s: float) -> DomainEnergy:
+        """The energy from start_s to end_s, which two marks hold; may wait for two ticks after the end."""
         domain = self.board.domain
         problem = start.problem or end.problem
         if problem is not None:
@@ -164,22 +166,19 @@ class CounterBoard:
         if end.resets != start.resets or end.energy_j < start.energy_j:
             return unavailable(domain, "the energy counter was reset inside the window", NAME)
         cap_w = self.board.power_limit_w or math.inf
-        found = self._between_ticks(start, end, cap_w)
-        if found is None:
-            runtime_s = end.time_s - start.time_s
-            mean_w = (end.energy_j - start.energy_j) / runtime_s if runtime_s > 0 else 0.0
-            found = latched_difference(
-                end.energy_j - start.energy_j,
-                update_period_s=self.update_period_s,
-                power_cap_w=cap_w if math.isfinite(cap_w) else 2 * mean_w,
-            )
-        reason = None if self.board.mig is None else f"the whole board, which {self.board.mig} shares"
+        runtime_s = end.after_s - start.before_s
+        mean_w = (end.energy_j - start.energy_j) / runtime_s if runtime_s > 0 else 0.0
+        likely_cap_w = cap_w if math.isfinite(cap_w) else 2 * mean_w
+        found = self._between_ticks(start, end, cap_w) or latched_difference(
+            end.energy_j - start.energy_j, update_period_s=self.update_period_s, power_cap_w=likely_cap_w
+        )
+        bound_j = found.bound_j + likely_cap_w * beyond_s(start.before_s, start_s, end_s, end.after_s)
         if found.energy_j <= 0:
             period_ms = 1e3 * self.update_period_s
             return unavailable(
                 domain, f"{TOO_SHORT}: the counter ticks every {period_ms:.0f} ms and did not move", NAME
             )
-        return measured(domain, found.energy_j, found.bound_j, NAME, reason)
+        return measured(domain, found.energy_j, bound_j, NAME, self.board.shared)
 
     def _between_ticks(self, start: CounterMark, end: CounterMark, cap_w: float) -> Bounded | None:
         if start.edge is None or end.edge is None:

@@ -38,6 +38,8 @@ class PowerBoard:
         keep_s = max(min(self._open, default=now_s) - 2.0, now_s - _KEEP_S)
         while self._samples and self._samples[0].time_s < keep_s:
             self._samples.pop(0)
+        while self._failures and self._failures[0][0] < keep_s:
+            self._failures.pop(0)
         return now_s + POWER_PERIOD_S
 
     def _read(self, now_s: float) -> None:
@@ -54,8 +56,8 @@ class PowerBoard:
         self._open.append(now_s)
         return now_s
 
-    def between(self, start_s: float, end_s: float) -> DomainEnergy:
-        """The energy of a window; waits for the sensor to show the window's end."""
+    def between(self, start: float, end: float, start_s: float, end_s: float) -> DomainEnergy:
+        """The energy from start_s to end_s, kept since a mark; waits for the sensor to show the end."""
         board = self.board
         # The sensor shows the mean of the time before: the samples are read that much later.
         lag_s = board.averaging_s / 2
@@ -65,13 +67,13 @@ class PowerBoard:
             lambda: bool(self._samples) and self._samples[-1].time_s >= shown_s,
             shown_s - end_s + 3 * POWER_PERIOD_S,
         )
-        failed = [text for at_s, text in self._failures if from_s <= at_s <= until_s]
+        failed = [text for at_s, text in tuple(self._failures) if from_s <= at_s <= until_s]
         samples = tuple(self._samples)
         found = integrate_power(
             samples, from_s, until_s, update_period_s=board.update_period_s, averaging_s=board.averaging_s
         )
-        for at_s in (start_s, end_s):
-            self._open.remove(at_s)
+        for mark in (start, end):
+            self._open.remove(mark)
         if failed:
             return unavailable(board.domain, f"a reading failed: {failed[0]}", NAME)
         gap_s = longest_gap_s(samples, from_s, until_s)
@@ -79,5 +81,4 @@ class PowerBoard:
             return unavailable(board.domain, f"power was not read for {gap_s:.1f} s of the window", NAME)
         if end_s - start_s < board.update_period_s:
             found = Bounded(found.energy_j, max(found.bound_j, found.energy_j))
-        reason = None if board.mig is None else f"the whole board, which {board.mig} shares"
-        return measured(board.domain, found.energy_j, found.bound_j, NAME, reason)
+        return measured(board.domain, found.energy_j, found.bound_j, NAME, board.shared)

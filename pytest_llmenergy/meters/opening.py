@@ -57,6 +57,13 @@ class _Opener:
             return False
         return True
 
+    def look(self, name: str) -> None:
+        """Open a meter only to tell of it: a wrong request, for a GPU that is not there, is told as well."""
+        try:
+            self.attempt(name)
+        except RequestError as error:
+            self.others.append(MeterSource(name=name, available=False, reason=str(error)))
+
     def watches(self) -> list[Watch]:
         """What looks out for disturbance of what is metered."""
         from pytest_llmenergy.meters.interference import CpuWatch, GpuWatch
@@ -195,7 +202,7 @@ def survey(machine: Machine | None = None, *, self_check_s: float = SELF_CHECK_S
     opener = _Opener(sampler, machine or Machine.here(), self_check_s)
     try:
         for name in NAMES:
-            opener.attempt(name)
+            opener.look(name)
         found = {meter.source.name: meter.source for meter in opener.opened.values()}
     finally:
         opener.close()

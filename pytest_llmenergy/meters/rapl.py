@@ -86,7 +86,7 @@ def open_rapl(sampler: Scheduler, machine: Machine | None = None) -> CounterMete
             NAME,
             Unavailable.NO_DEVICE,
             f"{powercap} has no RAPL zone.",
-            "On a physical machine, run: sudo modprobe intel_rapl_msr. A virtual machine has none.",
+            "A virtual machine has none. On a physical one, run: sudo modprobe intel_rapl_msr",
         )
     counters, broken = [], {}
     for zone in found:
@@ -102,7 +102,7 @@ def open_rapl(sampler: Scheduler, machine: Machine | None = None) -> CounterMete
         except (OSError, ValueError) as error:
             broken[zone.domain] = f"{zone.path} cannot be read ({error})"
             continue
-        if counter.read(sampler.clock()).problem:
+        if counter.read(sampler.clock).problem:
             broken[zone.domain] = counter.problem or ""
         else:
             counters.append(counter)

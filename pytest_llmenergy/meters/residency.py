@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -59,16 +60,23 @@ class ResidencySampler:
         self._threads: dict[int, ThreadTime] = {}
         self._busy_s: dict[int, float] = {}
         self._last_s: float | None = None
+        self._lock = threading.Lock()  # windows look as well, from another thread
         self.records: deque[Residency] = deque()
 
     def sample(self, now_s: float) -> float:
         """Look once; when to look again."""
+        with self._lock:
+            if self._last_s is None or now_s > self._last_s:
+                self._look(now_s)
+        return now_s + self._period_s
+
+    def _look(self, now_s: float) -> None:
         threads = thread_times(self._machine.proc, os.getpid())
         busy_s: dict[int, float] = {}
         for cpu, seconds in self._machine.busy_s_by_cpu().items():
             core = self._core_of_cpu.get(cpu, cpu)
             busy_s[core] = busy_s.get(core, 0.0) + seconds
-        if self._last_s is not None and now_s > self._last_s:
+        if self._last_s is not None:
             spent_s = {core: seconds - self._busy_s.get(core, seconds) for core, seconds in busy_s.items()}
             self.records.append(
                 Residency(self._last_s, now_s, shares(self._threads, threads, spent_s, self._core_of_cpu))
@@ -76,4 +84,3 @@ class ResidencySampler:
             while self.records[0].end_s < now_s - self._keep_s:
                 self.records.popleft()
         self._threads, self._busy_s, self._last_s = threads, busy_s, now_s
-        return now_s + self._period_s

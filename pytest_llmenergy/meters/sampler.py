@@ -16,6 +16,7 @@ class Scheduler(Protocol):
     """Runs tasks when they are due. A task takes the time and returns when it wants to run next."""
 
     clock: Callable[[], float]
+    failures: list[Exception]  # of tasks that were dropped for them
 
     def add(self, task: Callable[[float], float]) -> None:
         """Run a task now, and from then on when it asks to."""

@@ -6,10 +6,8 @@ whose place depends on the counters and on whether a program was started. Times 
 
 from __future__ import annotations
 
-import datetime as dt
 import re
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from pytest_llmenergy import units
@@ -19,11 +17,12 @@ if TYPE_CHECKING:
 
 _DAY_S = 86400.0
 _HOUR_S = 3600.0
+_HIGHEST_W = 2000.0  # no package draws as much: two numbers that ran into one another
+_LONGEST_STEP = 3  # intervals: a row is not the mean of more
 _PACKAGE = re.compile(r"socket(\d+)-package-power", re.IGNORECASE)
 _CORE = re.compile(r"core(\d+)-power", re.IGNORECASE)
 _TIME = re.compile(r"(\d{1,2}):(\d{1,2}):(\d{1,2})[:.](\d{1,3})")
 _INTERVAL = re.compile(r"(\d+)\s*milli")
-_START = re.compile(r"([A-Z][a-z]{2}-\d{1,2}-\d{4}_\d{1,2}-\d{1,2}-\d{1,2})")
 _VERSION = re.compile(r"Version\s+([\d.]+)", re.IGNORECASE)
 
 
@@ -52,14 +51,14 @@ class Timechart:
 
     version: str | None = None
     interval_s: float = 0.1
-    started: dt.datetime | None = None  # local, without a zone
     domains: tuple[tuple[str, int], ...] = ()  # ("package" | "core", number) of each power column
     rows: dict[int, Row] = field(default_factory=dict)
     torn: int = 0  # rows that could not be read
     _columns: tuple[int, ...] = ()
     _time_column: int = -1
     _record_column: int = -1
-    _width: int = 0
+    _width: tuple[int, int] = (0, 0)  # fields of a row, without and with one for a comma at its end
+    _shift_s: float = 0.0  # what midnights and summer time have added before the rows that are kept
     _rest: str = ""
 
     @property
@@ -86,26 +85,28 @@ class Timechart:
         if not fields[0]:
             return None
         try:
-            match = _TIME.fullmatch(fields[self._time_column])
-            # Before its line end a last row may be cut anywhere, also inside its last number.
-            if match is None or len(fields) < self._width:
-                self.torn += 1
-                return None
-            hours, minutes, seconds, milliseconds = (int(group) for group in match.groups())
-            time_s = hours * _HOUR_S + minutes * 60 + seconds + units.seconds_from_milliseconds(milliseconds)
-            powers = tuple(float(fields[column]) for column in self._columns)
-            return Row(int(fields[self._record_column]), time_s, powers)
+            return self._row(fields)
         except ValueError:
             self.torn += 1
             return None
+
+    def _row(self, fields: list[str]) -> Row:
+        # A row may be cut anywhere, also inside its last number, and run on into the next one.
+        if len(fields) not in self._width or any(fields[self._width[0] :]):
+            raise ValueError(fields)
+        match = _TIME.fullmatch(fields[self._time_column])
+        powers_w = tuple(float(fields[column]) for column in self._columns)
+        if match is None or not all(0 <= power_w <= _HIGHEST_W for power_w in powers_w):
+            raise ValueError(fields)
+        hours, minutes, seconds, milliseconds = (int(group) for group in match.groups())
+        time_s = hours * _HOUR_S + minutes * 60 + seconds + units.seconds_from_milliseconds(milliseconds)
+        return Row(int(fields[self._record_column]), time_s, powers_w)
 
     def _heading(self, line: str) -> None:
         if "Version" in line and self.version is None and (match := _VERSION.search(line)):
             self.version = match[1]
         elif line.startswith("Sampling Interval") and (match := _INTERVAL.search(line)):
             self.interval_s = units.seconds_from_milliseconds(int(match[1]))
-        elif line.startswith("Profile Start Time") and (match := _START.search(line)):
-            self.started = dt.datetime.strptime(match[1], "%b-%d-%Y_%H-%M-%S")  # noqa: DTZ007 - it has no zone
         else:
             names = [part.strip() for part in line.split(",")]
             lowered = [name.lower() for name in names]
@@ -124,17 +125,29 @@ class Timechart:
                 domains.append(("core", int(match[1])))
         self._columns, self.domains = tuple(columns), tuple(domains)
         # A trailing comma makes an empty last field, in the header or in the rows.
-        self._width = max((*columns, self._record_column, self._time_column)) + 1
+        width = len(names) if names[-1] else len(names) - 1
+        self._width = (width, width + 1)
 
     def intervals(self) -> list[Interval]:
         """The records as intervals of time, in their order."""
-        return intervals(self.rows.values(), self.interval_s)
+        return intervals(self.rows.values(), self.interval_s, self._shift_s)
+
+    def forget(self, before_s: float) -> None:
+        """Drop the rows whose intervals ended before this time; the last is kept."""
+        ordered = sorted(self.rows.values(), key=lambda row: row.record)
+        times_s = unroll((row.time_of_day_s for row in ordered), self.interval_s, self._shift_s)
+        for row, time_s in zip(ordered[:-1], times_s, strict=False):
+            if time_s >= before_s:
+                break
+            del self.rows[row.record]
+        first = len(ordered) - len(self.rows)
+        if first:
+            self._shift_s = times_s[first] - ordered[first].time_of_day_s
 
 
-def unroll(times_of_day_s: Iterable[float], interval_s: float = 0.1) -> list[float]:
+def unroll(times_of_day_s: Iterable[float], interval_s: float = 0.1, shift_s: float = 0.0) -> list[float]:
     """Times of day, in order, as seconds that go on over midnight and over a change of summer time."""
     unrolled: list[float] = []
-    shift_s = 0.0
     previous_s: float | None = None
     for time_s in times_of_day_s:
         if previous_s is not None:
@@ -152,25 +165,30 @@ def unroll(times_of_day_s: Iterable[float], interval_s: float = 0.1) -> list[flo
     return unrolled
 
 
-def intervals(rows: Iterable[Row], interval_s: float) -> list[Interval]:
+def intervals(rows: Iterable[Row], interval_s: float, shift_s: float = 0.0) -> list[Interval]:
     """Rows as intervals, by their numbers and times.
 
     Where records are missing the step between two times is longer. What is missing is counted at the lower of
-    its two neighbours' powers, and told apart as `gap_s`, so that an error bound can hold it.
+    its two neighbours' powers, or not at all where times and numbers do not fit each other (a damaged row, a
+    machine that slept), and told apart as `gap_s`, so that an error bound can hold it.
     """
     ordered = sorted(rows, key=lambda row: row.record)
-    times_s = unroll((row.time_of_day_s for row in ordered), interval_s)
+    times_s = unroll((row.time_of_day_s for row in ordered), interval_s, shift_s)
     if not ordered:
         return []
-    found = [Interval(times_s[0] - interval_s, times_s[0], ordered[0].power_w)]
-    for (before, row), (before_s, time_s) in zip(pairwise(ordered), pairwise(times_s), strict=True):
-        if time_s <= before_s:
+    before, before_s = ordered[0], times_s[0]
+    found = [Interval(before_s - interval_s, before_s, before.power_w)]
+    for row, time_s in zip(ordered[1:], times_s[1:], strict=True):
+        step_s, records = time_s - before_s, row.record - before.record
+        if step_s <= 0:
             continue  # a clock that was set back by less than an hour: the row's interval is not known
-        missing = row.record - before.record - 1
-        own_s = time_s - before_s if missing <= 0 else min(interval_s, time_s - before_s)
-        gap_s = time_s - before_s - own_s
+        own_s = step_s if records == 1 and step_s < _LONGEST_STEP * interval_s else min(interval_s, step_s)
+        gap_s = step_s - own_s
         if gap_s > 0:
             low_w = tuple(min(pair) for pair in zip(before.power_w, row.power_w, strict=True))
+            if step_s > (records + _LONGEST_STEP) * interval_s:
+                low_w = (0.0,) * len(low_w)
             found.append(Interval(before_s, time_s - own_s, low_w, gap_s))
         found.append(Interval(time_s - own_s, time_s, row.power_w))
+        before, before_s = row, time_s
     return found

@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any, Self
 
 from pytest_llmenergy.meters import OwnProcess
+from pytest_llmenergy.records import Provenance
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -44,6 +45,7 @@ class Window:
         self.runtime_s: float | None = None
         self.flags: tuple[str, ...] = ()  # what may have disturbed it, in words
         self.meter_cpu_s: float | None = None  # what the meters cost, in CPU time, in this window
+        self._edges_s = (0.0, 0.0)  # of the block, by the meters' clock
         self._readings: tuple[Reading, ...] = ()
 
     @property
@@ -51,7 +53,7 @@ class Window:
         """The energy of every domain; empty while the window is open."""
         cpu_s = time.thread_time()
         late = any(callable(reading) for reading in self._readings)
-        settled = [reading() if callable(reading) else reading for reading in self._readings]
+        settled = [reading(*self._edges_s) if callable(reading) else reading for reading in self._readings]
         self._readings = tuple(settled)
         if late:
             self.meter_cpu_s = (self.meter_cpu_s or 0.0) + time.thread_time() - cpu_s
@@ -77,6 +79,10 @@ class Meters:
     ) -> None:
         self._meters = tuple(meters)
         self._own_processes = [meter for meter in self._meters if isinstance(meter, OwnProcess)]
+        # By place in the order they were named in, which says whose a domain is: slow ones begin first.
+        self._order = sorted(
+            range(len(self._meters)), key=lambda place: not isinstance(self._meters[place], OwnProcess)
+        )
         self._watches = tuple(watches)
         self._sampler = sampler
         self.trace = trace  # the power of every domain over time, where that was asked for
@@ -89,6 +95,25 @@ class Meters:
         """The meters in use, then the sources that are not."""
         return (*(meter.source for meter in self._meters), *self._others)
 
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What a person should know of the sources in use before anything is measured."""
+        found = []
+        for meter in self._meters:
+            source = meter.source
+            if source.provenance is Provenance.MEASURED and source.reason:
+                found.append(f"{source.name}: {source.reason}")
+            for domain, details in source.details.items():
+                check = details.get("self_check", "") if isinstance(details, dict) else ""
+                if check.startswith("failed"):
+                    found.append(f"{domain}: self-check {check}")
+        return tuple(found)
+
+    def _failures(self) -> Iterator[str]:
+        """Background readings that have ended, and what depended on them with them."""
+        for error in () if self._sampler is None else tuple(self._sampler.failures):
+            yield f"meters: a background reading has ended: {type(error).__name__}: {error}"
+
     @contextlib.contextmanager
     def window(self, label: str = "") -> Iterator[Window]:
         """Meter a block; the window closes, and every meter ends, also when the block raises."""
@@ -97,7 +122,7 @@ class Meters:
             synchronise()
             cpu_s = self._cpu_s()
             watched = [(watch, watch.begin()) for watch in self._watches]
-            marks: list[tuple[Meter, Any]] = [(meter, meter.begin()) for meter in self._meters]
+            marks = {place: self._meters[place].begin() for place in self._order}
             begun_cpu_s = self._cpu_s()
             stack.callback(self._end, window, marks, watched, cpu_s, begun_cpu_s)
             start_s = self.clock()
@@ -106,7 +131,9 @@ class Meters:
                 yield window
             finally:
                 synchronise()
-                window.runtime_s = self.clock() - start_s
+                end_s = self.clock()
+                window.runtime_s = end_s - start_s
+                window._edges_s = (start_s, end_s)  # noqa: SLF001 - its own
 
     def _cpu_s(self) -> tuple[float, float]:
         """CPU time of this thread, and of the meters' own threads and processes."""
@@ -116,15 +143,16 @@ class Meters:
     def _end(
         self,
         window: Window,
-        marks: list[tuple[Meter, Any]],
+        marks: dict[int, Any],
         watched: list[tuple[Watch, Any]],
         cpu_s: tuple[float, float],
         begun_cpu_s: tuple[float, float],
     ) -> None:
         ending_s, _ = self._cpu_s()
         # Last begun, first ended: the windows of the meters nest, so each holds the block whole.
-        window._readings = tuple(reversed([meter.end(mark) for meter, mark in reversed(marks)]))  # noqa: SLF001
-        window.flags = tuple(flag for watch, mark in watched for flag in watch.end(mark))
+        readings = {place: self._meters[place].end(mark) for place, mark in reversed(marks.items())}
+        window._readings = tuple(readings[place] for place in range(len(readings)))  # noqa: SLF001
+        window.flags = (*(flag for watch, mark in watched for flag in watch.end(mark)), *self._failures())
         ended_s, sampler_s = self._cpu_s()
         window.meter_cpu_s = (begun_cpu_s[0] - cpu_s[0]) + (ended_s - ending_s) + (sampler_s - cpu_s[1])
 

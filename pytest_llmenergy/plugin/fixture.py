@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from pytest_llmenergy.meters.window import Window
     from pytest_llmenergy.records import CellRecord, WindowRecord
 
+    _Record = TypeVar("_Record", CellRecord, WindowRecord)
+
 
 @dataclass(slots=True)
 class Energy:
@@ -29,9 +32,9 @@ class Energy:
     message and no traceback.
     """
 
-    _runner: Runner
-    _request: pytest.FixtureRequest
-    _registered: Callable[[pytest.FixtureRequest, Any], None]
+    _runner: Runner = field(repr=False)
+    _request: pytest.FixtureRequest = field(repr=False)
+    _registered: Callable[[pytest.FixtureRequest, Any], None] = field(repr=False)
     measured: list[Measured] = field(default_factory=list)
 
     def cell(
@@ -48,7 +51,7 @@ class Energy:
         A cell the campaign already has is returned, not measured again. Token counts are per sequence. A cell
         that does not fit skips the test, or fails it where it has a budget.
         """
-        with _failing_clearly():
+        with self._keeping_books():
             record = self._runner.cell(
                 model,
                 tokens_in,
@@ -58,14 +61,11 @@ class Energy:
                 test=self._request.node.nodeid,
                 details=_details(self._request.node),
             )
-        if record.stop is not None and record.stop.reason == DOES_NOT_FIT:
-            if Budget.of(self._request.node) is not None:
-                pytest.fail(f"{record.error} Its budget cannot be checked.", pytrace=False)
-            pytest.skip(f"{record.error}")
-        if record.error is not None:
-            pytest.fail(f"{record.label}: {record.error}", pytrace=False)
-        self._note(record)
-        return record
+            if record.stop is not None and record.stop.reason == DOES_NOT_FIT:
+                if Budget.of(self._request.node) is not None:
+                    pytest.fail(f"{record.error} Its budget cannot be checked.", pytrace=False)
+                pytest.skip(f"{record.error}")
+            return self._noted(record)
 
     def __call__(
         self,
@@ -84,28 +84,40 @@ class Energy:
             *args: for the function.
             **kwargs: for the function.
         """
+        __tracebackhide__ = True  # what a callable raises is its own
         if not callable(function):
             pytest.fail(f"energy(...) measures a callable, not {function!r}.", pytrace=False)
-        with _failing_clearly():
+        with self._keeping_books():
             record = self._runner.measure(
-                lambda: function(*args, **kwargs),
+                functools.partial(function, *args, **kwargs),
                 label=label or self._request.node.name,
                 tokens_generated=tokens_out,
                 test=self._request.node.nodeid,
             )
-        if record.error is not None:
-            pytest.fail(f"{record.label}: {record.error}", pytrace=False)
-        self._note(record)
-        return record
+            return self._noted(record)
 
     @contextlib.contextmanager
     def window(self, label: str) -> Iterator[Window]:
         """Meter one block, once; the figures are on the window when it has closed."""
-        with self._runner.window(label, test=self._request.node.nodeid) as window:
-            yield window
-        self.measured.append(_in_window(label, window))
+        with self._runner.interrupts.held():
+            with self._runner.window(label, test=self._request.node.nodeid) as window:
+                yield window
+            self.measured.append(_in_window(label, window))
 
-    def _note(self, record: CellRecord | WindowRecord) -> None:
+    @contextlib.contextmanager
+    def _keeping_books(self) -> Iterator[None]:
+        """Finish what an interrupt must not cut short; fail with our messages alone."""
+        with self._runner.interrupts.held():
+            try:
+                yield
+            except LLMEnergyError as error:
+                raise pytest.fail.Exception(
+                    str(error), pytrace=False
+                ) from None  # its causes would be printed too
+
+    def _noted(self, record: _Record) -> _Record:
+        if record.error is not None:
+            pytest.fail(f"{record.label}: {record.error}", pytrace=False)
         summary = record.summary
         self.measured.append(_per_call(record))
         if summary is not None:
@@ -114,6 +126,7 @@ class Energy:
             properties.append(("llmenergy.energy_j_per_token", summary.energy_j_per_token))
             properties.append(("llmenergy.provenance", summary.provenance.value))
         self._registered(self._request, record)
+        return record
 
 
 def _per_call(record: CellRecord | WindowRecord) -> Measured:
@@ -151,11 +164,3 @@ def _in_window(label: str, window: Window) -> Measured:
 def _details(item: pytest.Item) -> dict[str, Any]:
     tolerance = tolerance_of(item)
     return {} if tolerance is None else {"tolerance": tolerance}
-
-
-@contextlib.contextmanager
-def _failing_clearly() -> Iterator[None]:
-    try:
-        yield
-    except LLMEnergyError as error:
-        raise pytest.fail.Exception(str(error), pytrace=False) from None  # its causes would be printed too

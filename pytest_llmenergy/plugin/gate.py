@@ -11,8 +11,8 @@ from pytest_llmenergy.analysis.gate.budget import hold, read_budgets
 from pytest_llmenergy.analysis.gate.tolerances import parse_tolerances
 from pytest_llmenergy.analysis.gate.verdicts import Verdict
 from pytest_llmenergy.campaign.baselines import check_name, find_baselines, save_baseline
+from pytest_llmenergy.campaign.folder import GATE_NAME
 from pytest_llmenergy.campaign.results import read_results
-from pytest_llmenergy.campaign.runner import GATE_NAME
 from pytest_llmenergy.environment import differences
 from pytest_llmenergy.errors import RequestError
 from pytest_llmenergy.records import Environment

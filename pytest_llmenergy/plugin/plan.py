@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pytest_llmenergy.campaign.grid import Place, shuffled
+from pytest_llmenergy.plugin.marker import sweep_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -17,6 +18,11 @@ if TYPE_CHECKING:
 def measuring(items: Iterable[pytest.Item]) -> list[pytest.Item]:
     """The tests that name the `energy` fixture."""
     return [item for item in items if "energy" in getattr(item, "fixturenames", ())]
+
+
+def is_swept(item: pytest.Item) -> bool:
+    """Whether a test runs over a sweep of the campaign's models."""
+    return sweep_of(item) is not None
 
 
 def in_order(items: Sequence[pytest.Item], *, seed: int, models: Sequence[str]) -> list[pytest.Item]:

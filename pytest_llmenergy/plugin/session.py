@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_llmenergy.campaign.interrupts import Interrupts
 from pytest_llmenergy.campaign.opening import open_campaign
 from pytest_llmenergy.environment import read_gpus
 from pytest_llmenergy.errors import LLMEnergyError
-from pytest_llmenergy.options import given, read_gate, read_settings
-from pytest_llmenergy.plugin import benchmark, marker, plan
+from pytest_llmenergy.options import given
+from pytest_llmenergy.plugin import announce, benchmark, marker, plan
 from pytest_llmenergy.plugin.fixture import Energy
 from pytest_llmenergy.plugin.progress import Progress
+from pytest_llmenergy.plugin.reading import read_gate, read_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -71,8 +74,7 @@ class MeasuringSession:
         self._registered: set[int] = set()  # records live as long as the session
         self._shown: set[str] = set()  # tests whose cell has a line
         self._handlers: dict[int, Any] = {}
-        self._calling = False
-        self._asked_to_end = False
+        self._interrupts = Interrupts()
         self._error: str | None = None
         self.gate: SessionGate | None = None
         self._suite_property: Callable[[str, object], None] | None = None
@@ -84,7 +86,8 @@ class MeasuringSession:
         try:
             axes = self._settings.grid.sweep(sweep)
         except LLMEnergyError as error:
-            raise pytest.UsageError(f"@pytest.mark.llmenergy(sweep=...): {error}") from error
+            message = f"@pytest.mark.llmenergy(sweep=...): {error}"
+            raise pytest.Collector.CollectError(message) from None  # pytest prints it alone
         if axes is None:
             reason = f"the grid {self._settings.grid_name} has no {sweep} sweep"
             return [pytest.param(None, None, None, marks=pytest.mark.skip(reason=reason), id="none")]
@@ -107,17 +110,19 @@ class MeasuringSession:
             except LLMEnergyError as error:
                 raise pytest.UsageError(f"{item.nodeid}: {error}") from error
         items[:] = plan.in_order(items, seed=self._settings.seed, models=self._settings.models)
+        if self._is_default_model() and not any(plan.is_swept(item) for item in items):
+            self._settings = replace(self._settings, models=())
+
+    def _is_default_model(self) -> bool:
+        return given(self._config, "llm_energy_models") is None
 
     # Before and while it runs
 
-    def pytest_report_header(self) -> list[str]:
-        """What will be measured."""
-        settings = self._settings
-        defaulted = given(self._config, "llm_energy_models") is None
-        models = ", ".join(settings.models) + (" (the default; choose with --models)" if defaulted else "")
-        cache = "KV cache" if settings.kv_cache else "no KV cache"
-        grid = f"grid {settings.grid_name}, batch {settings.batch_size}, {cache}, seed {settings.seed}"
-        return [f"llm-energy: {models}", f"llm-energy: {grid}, results in {settings.folder}"]
+    def pytest_report_collectionfinish(self) -> list[str]:
+        """What will be measured, known when the tests are."""
+        if self._config.get_verbosity() < 0:
+            return []
+        return announce.planned(self._settings, is_default=self._is_default_model())
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> None:
@@ -141,10 +146,10 @@ class MeasuringSession:
         for signum in (signal.SIGINT, signal.SIGTERM):
             self._handlers[signum] = signal.signal(signum, lambda _signum, _frame: self._interrupt(session))
         self._progress = Progress(self._config, kv_cache=self._settings.kv_cache)
-        self._runner = runner = open_campaign(self._settings, self._progress)
+        self._runner = runner = open_campaign(self._settings, self._progress, self._interrupts)
         if self.gate is not None:
             self.gate.prepare(runner.environment)
-        for line in _opening_lines(runner):
+        for line in announce.opened(runner):
             self._progress.notice(line)
         return runner
 
@@ -166,12 +171,10 @@ class MeasuringSession:
         """Ctrl-C, or a batch system's time limit: end in order.
 
         An interrupt in the middle of pytest's own bookkeeping would be an internal error, so one that comes
-        between two tests waits for the next; whoever asks twice is not kept waiting.
+        between two tests waits for the next.
         """
         session.shouldstop = "interrupted"
-        again, self._asked_to_end = self._asked_to_end, True
-        if self._calling or again:
-            raise KeyboardInterrupt
+        self._interrupts.ask()
 
     def _register(self, request: pytest.FixtureRequest, record: CellRecord | WindowRecord) -> None:
         """Hand a record to pytest-benchmark."""
@@ -181,11 +184,8 @@ class MeasuringSession:
     @pytest.hookimpl(wrapper=True)
     def pytest_pyfunc_call(self) -> Generator[None, object, object]:
         """Let an interrupt end the test that runs, at once."""
-        self._calling = True
-        try:
+        with self._interrupts.allowed():
             return (yield)
-        finally:
-            self._calling = False
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:
@@ -249,7 +249,7 @@ class MeasuringSession:
                 self.gate.nothing_measured()
                 self._end_with_gate(session)
             return
-        self._asked_to_end = False  # who asked has been heard; the document comes before asking twice
+        self._interrupts.hear()  # the document comes before asking twice
         ended = exitstatus in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED}
         complete = ended and not session.shouldstop and not session.shouldfail
         self._finished = self._runner.finish(complete=complete)
@@ -279,16 +279,14 @@ class MeasuringSession:
     def _write_tables(self, terminalreporter: pytest.TerminalReporter) -> None:
         if self._error is not None:
             terminalreporter.write_line(f"ERROR: {self._error}", red=True)
-        campaign = self._finished
-        if campaign is None or self._runner is None or not (campaign.cells or campaign.windows):
+        if self._finished is None or self._runner is None:
             return
-        from pytest_llmenergy.report.tables import render, summary_tables
-
+        if self._finished.is_empty:
+            terminalreporter.write_line("llm-energy: nothing was measured.")
+            return
         terminalreporter.section("energy of LLM inference")
-        for line in render(summary_tables(campaign)):
+        for line in announce.finished(self._finished, self._runner.results_path):
             terminalreporter.write_line(line)
-        state = "" if campaign.complete else " (incomplete: go on with --llm-energy-resume)"
-        terminalreporter.write_line(f"results: {self._runner.results_path}{state}")
 
     # pytest-benchmark, where it is there
 
@@ -307,16 +305,3 @@ class MeasuringSession:
 
 def _only_collects(session: pytest.Session) -> bool:
     return bool(session.config.option.collectonly)
-
-
-def _opening_lines(runner: Runner) -> list[str]:
-    lines = []
-    for source in runner.environment.meters:
-        if source.available:
-            kind = "" if source.provenance is None else f" ({source.provenance.value})"
-            lines.append(f"meter {source.name}{kind}: {', '.join(source.domains)}")
-    if runner.kept is not None:
-        lines.append(f"a former campaign was kept in {runner.kept}")
-    if runner.resumed_cells:
-        lines.append(f"resuming: {runner.resumed_cells} cells were measured before")
-    return lines

@@ -5,7 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pytest_llmenergy.report.tables import plain_table, render
-from pytest_llmenergy.units import UNKNOWN, format_percent, format_quantity, watt_hours_from_joules
+from pytest_llmenergy.units import (
+    UNKNOWN,
+    format_count,
+    format_percent,
+    format_quantity,
+    percent,
+    watt_hours_from_joules,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -21,16 +28,17 @@ def render_plan(document: Mapping[str, Any]) -> list[str]:
     return render([*_head(document), *_plans(document), *_more(document)])
 
 
-def format_wh(energy_j: float | None) -> str:
+def format_wh(energy_j: float | None, digits: int = 3) -> str:
     """Write an energy as people pay for it: `474 kWh`."""
-    return UNKNOWN if energy_j is None else format_quantity(watt_hours_from_joules(energy_j), "Wh")
+    return UNKNOWN if energy_j is None else format_quantity(watt_hours_from_joules(energy_j), "Wh", digits)
 
 
 def _head(document: Mapping[str, Any]) -> Iterator[str]:
+    queries = format_count(document["queries"], "query", "queries")
     metric = {"gpu_energy_j": "of the GPUs", "cpu_energy_j": "of the CPUs"}.get(document["metric"], "in all")
     yield (
-        f"{document['queries']} queries, {document['classes']} different; "
-        f"{len(document['models'])} models; energy {metric}."
+        f"{queries}, {document['classes']} different; "
+        f"{format_count(len(document['models']), 'model', 'models')}; energy {metric}."
     )
     batches = {fit["batch_size"] for fit in document["fits"] if fit["batch_size"] not in (None, 1)}
     if batches:
@@ -41,10 +49,12 @@ def _head(document: Mapping[str, Any]) -> Iterator[str]:
     outside = document["queries_outside_fitted_range"]
     if outside:
         part = format_percent(outside / document["queries"])
-        yield f"Warning: {outside} queries ({part}) lie outside the token counts the fits come from."
+        told = f"{format_count(outside, 'query', 'queries')} ({part})"
+        yield f"Warning: {told} outside the token counts that the fits come from."
     negative = document["pairs_of_negative_energy"]
     if negative:
-        yield f"Warning: {negative} predictions of a query at a model are below 0 J; they count as 0 J."
+        told = format_count(negative, "prediction", "predictions")
+        yield f"Warning: {told} of a query at a model below 0 J; counted as 0 J."
     estimated = sorted({fit["model"] for fit in document["fits"] if fit["provenance"] == "estimated"})
     if estimated:
         yield f"Note: the energy of {', '.join(estimated)} is an estimate, and so is every sum of it."
@@ -107,23 +117,33 @@ def _certainty(document: Mapping[str, Any]) -> Iterator[Table | str]:
                 f"{point['zeta']:.6g}",
                 format_wh(point["energy_low_j"]),
                 format_wh(point["energy_high_j"]),
-                UNKNOWN if toss is None else f"{toss} queries",
+                UNKNOWN if toss is None else format_count(toss, "query", "queries"),
                 format_wh(point["coin_toss_energy_j"]),
             )
         yield table
         yield "A coin toss: the intervals of the query's two cheapest models overlap."
+        if len(points) == 1:
+            yield from map(_toss, points[0]["coin_toss_between"] or ())
     for point in document["points"]:
         if point["energy_bound_j"] is not None:
             yield (
                 f"zeta {point['zeta']:.10g} just meets it; "
-                f"no plan that does needs less than {format_quantity(point['energy_bound_j'], 'J', 8)} "
-                f"(this one: {format_quantity(point['energy_j'], 'J', 8)})."
+                f"no plan that does needs less than {format_wh(point['energy_bound_j'], 8)} "
+                f"(this one: {format_wh(point['energy_j'], 8)})."
             )
         if point["accuracy_bound"] is not None:
             yield (
                 f"zeta {point['zeta']:.10g} just meets it; no plan that does is more accurate than "
                 f"{point['accuracy_bound']:.8f} (this one: {point['accuracy']:.8f})."
             )
+
+
+def _toss(pair: Mapping[str, Any]) -> str:
+    (least_in, most_in), (least_out, most_out) = pair["tokens_in"], pair["tokens_out"]
+    return (
+        f"{' or '.join(pair['models'])}: {format_count(pair['queries'], 'query', 'queries')} of "
+        f"{least_in} to {most_in} tokens in, {least_out} to {most_out} out."
+    )
 
 
 def _more(document: Mapping[str, Any]) -> Iterator[Table | str]:
@@ -203,6 +223,11 @@ def _windows(document: Mapping[str, Any], plan: Mapping[str, Any]) -> Iterator[T
     yield f"{plan[cost]:.6g}{unit}; with every query served in its first window: {told}."
 
 
+def _change(fraction: float) -> str:
+    # Rounded first, so that nothing reads -0.000 %.
+    return f"{round(percent(fraction), 3) + 0.0:+.3f} %"
+
+
 def _held_out(document: Mapping[str, Any]) -> Table:
     table = plain_table(
         "The half held out, routed by the other half's prices",
@@ -218,8 +243,8 @@ def _held_out(document: Mapping[str, Any]) -> Table:
             f"{result['zeta']:.6g}",
             str(result["queries"]),
             format_wh(result["routed"]["energy_j"]),
-            f"{result['energy_change'] * 100:+.3f} %",
+            _change(result["energy_change"]),
             f"{result['routed']['accuracy']:.4f}",
-            f"{result['accuracy_change'] * 100:+.3f} %",
+            _change(result["accuracy_change"]),
         )
     return table

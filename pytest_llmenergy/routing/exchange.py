@@ -47,8 +47,7 @@ class _Network:
         self.flow = np.zeros_like(whole)
         self.flow[np.argmin(whole - prices[:, None], axis=0), np.arange(whole.shape[1])] = market.counts
         placed = self.flow.sum(axis=1)
-        # A price says which bound its model must end at; without one, anywhere between will do.
-        wanted = np.where(prices > 0, lower, np.where(prices < 0, upper, np.clip(placed, lower, upper)))
+        wanted = market.wanted(prices, placed)
         self._lower, self._upper, self._wanted = lower, upper, wanted
         self._excess = np.append(placed - wanted, wanted.sum() - placed.sum())
         self._cost = np.full((models + 1, models + 1), _FAR, np.int64)

@@ -13,6 +13,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pytest_llmenergy import units
 from pytest_llmenergy.errors import RequestError
 from pytest_llmenergy.routing.problem import check_zeta
 from pytest_llmenergy.routing.solve import Solution, relative_gap, solve
@@ -109,9 +110,10 @@ def at_accuracy(problem: Problem, least: float, known: Sequence[Point] = ()) -> 
         raise RequestError(f"an accuracy of {least:g} is not between 0 and 1. Write a fraction, or 60%.")
     left, right = _around(problem, lambda totals: totals.accuracy >= least, known)
     if left is None:
+        most = units.round_down(right.totals.accuracy)
         raise RequestError(
-            f"no plan reaches an accuracy of {least:g}: within the shares the most is "
-            f"{right.totals.accuracy:.4f}. Ask for less, or give the accurate models larger shares."
+            f"no plan reaches an accuracy of {least:g}: within the shares the most is {most:g}. "
+            "Ask for less, or give the accurate models larger shares."
         )
     if left is right:
         return left
@@ -126,17 +128,25 @@ def at_energy(problem: Problem, most_j: float, known: Sequence[Point] = ()) -> P
     Raises:
         RequestError: no plan within the shares needs so little.
     """
+    if not most_j >= 0:
+        raise RequestError(f"an energy of {most_j:g} J is none that a plan can have. Write 5 kWh, say.")
     left, right = _around(problem, lambda totals: totals.energy_j > most_j, known)
     if left is None:
         return right
     if left is right:
+        least_wh = units.round_up(units.watt_hours_from_joules(right.totals.energy_j))
         raise RequestError(
-            f"no plan needs as little as {most_j:.6g} J: within the shares the least is "
-            f"{right.totals.energy_j:.6g} J. Allow more, or give the frugal models larger shares."
+            f"no plan needs as little as {_in_wh(most_j)}: within the shares the least is "
+            f"{units.format_quantity(least_wh, 'Wh', 4)}. "
+            "Allow more, or give the frugal models larger shares."
         )
     a, b = left.totals, right.totals
     bound = b.accuracy + (a.accuracy - b.accuracy) * (most_j - b.energy_j) / (a.energy_j - b.energy_j)
     return _with_bounds(right, accuracy_bound=max(bound, b.accuracy))
+
+
+def _in_wh(energy_j: float) -> str:
+    return units.format_quantity(units.watt_hours_from_joules(energy_j), "Wh", 4)
 
 
 def _around(

@@ -53,7 +53,10 @@ def hold_out(problem: Problem, zeta: float, *, seed: int) -> HeldOut:
     counts = problem.workload.counts
     half = problem.workload.queries // 2
     if half < len(problem.hosts):
-        raise RequestError(f"{problem.workload.queries} queries are too few to hold half of them out.")
+        raise RequestError(
+            f"a workload of {problem.workload.queries} is too small to hold half of it out. "
+            "Give a longer one, or leave --held-out out."
+        )
     rng = np.random.default_rng(seed)
     kept = rng.multivariate_hypergeometric(counts, half, method="marginals")
     seen = _part(problem, kept)

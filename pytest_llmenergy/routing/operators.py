@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import bisect
+import math
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pytest_llmenergy import units
 from pytest_llmenergy.errors import RequestError
 from pytest_llmenergy.routing.conflicts import conflict_message, smallest_conflict
 from pytest_llmenergy.routing.frontier import Point
 from pytest_llmenergy.routing.problem import check_zeta
-from pytest_llmenergy.routing.program import ClassProgram, Hosting, Row, WholePlan, solve_program
+from pytest_llmenergy.routing.program import WholePlan, solve_program
+from pytest_llmenergy.routing.rows import ClassProgram, Hosting, Row
 from pytest_llmenergy.routing.solve import InfeasibleError, Solution, solve
 
 if TYPE_CHECKING:
@@ -55,11 +59,12 @@ def check_limits(limits: Limits, hosts: Sequence[Host]) -> None:
         ("--capacity-gpu-s", limits.gpu_s),
         ("--gpus", limits.gpus_each),
     ):
+        fewest = 1 if option == "--gpus" else 0
         for name, value in given.items():
             if name not in names:
                 raise RequestError(f"{option} {name}: no such model. There are {', '.join(names)}.")
-            if not value >= (1 if option == "--gpus" else 0):
-                raise RequestError(f"{option} {name}={value:g} is too little. Give a larger number.")
+            if not fewest <= value < math.inf:
+                raise RequestError(f"{option} {name}={value:g} is out of range. Give at least {fewest}.")
     _check_gpu_seconds(limits, hosts)
     if limits.gpu_budget is None:
         if limits.horizon_s is not None:
@@ -67,7 +72,7 @@ def check_limits(limits: Limits, hosts: Sequence[Host]) -> None:
         return
     if limits.gpu_budget < 1:
         raise RequestError(f"--gpu-budget {limits.gpu_budget}: give at least one GPU.")
-    if limits.horizon_s is None or not limits.horizon_s > 0:
+    if limits.horizon_s is None or not 0 < limits.horizon_s < math.inf:
         raise RequestError("--gpu-budget needs --horizon: the seconds within which the workload is served.")
 
 
@@ -163,7 +168,7 @@ def plan_within(problem: Problem, zeta: float, limits: Limits) -> tuple[Point, W
             rows=(*share_rows(problem, counts), *limit_rows(problem, limits)),
             hosting=hosting,
             free_costs=free,
-            forbids="--latency-at-most",
+            forbids=latency_label(problem),
         )
     )
     solution = Solution(
@@ -178,26 +183,22 @@ def plan_within(problem: Problem, zeta: float, limits: Limits) -> tuple[Point, W
 
 
 def explain_infeasible(problem: Problem) -> str:
-    """Which of the shares and the latency limit cannot hold together."""
+    """Which of the shares and the latency limit cannot hold together, and with which latency they could."""
     counts = problem.workload.counts
     queries = int(counts.sum())
     rows = share_rows(problem, counts)
-    allowed = np.ones(problem.energy_j.shape, bool) if problem.allowed is None else problem.allowed
-    latency = "--latency-at-most"
-    nowhere = ~allowed.any(axis=0)
-    if nowhere.any():
-        return (
-            f"{latency} leaves {int(counts[nowhere].sum())} of {queries} queries no model at all. Relax it."
-        )
+    latency = latency_label(problem)
 
-    def feasible(labels: frozenset[str]) -> bool:
-        lower, upper = np.zeros(len(allowed), np.int64), np.full(len(allowed), queries)
+    def feasible(labels: frozenset[str], allowed: NDArray[np.bool_] | None = problem.allowed) -> bool:
+        lower, upper = np.zeros(len(problem.hosts), np.int64), np.full(len(problem.hosts), queries)
         for row in rows:
             if row.label in labels and row.lower is not None:
                 lower[row.options[0]] = int(row.lower)
             elif row.label in labels and row.upper is not None:
                 upper[row.options[0]] = int(row.upper)
-        costs = np.where(allowed | (latency not in labels), 0.0, np.inf)
+        costs = np.zeros(problem.energy_j.shape)
+        if allowed is not None and latency in labels:
+            costs = np.where(allowed, costs, np.inf)
         try:
             solve(costs, counts, lower, upper)
         except InfeasibleError:
@@ -206,9 +207,25 @@ def explain_infeasible(problem: Problem) -> str:
 
     labels = [row.label for row in rows] + [latency] * (problem.allowed is not None)
     found = smallest_conflict(labels, feasible)
+    message = conflict_message(found)
+    call_s, allowed = problem.call_s, problem.allowed
+    if allowed is None or call_s is None or latency not in found:
+        return message
     served = [
         f"{name} can serve {int(counts[allowed[k]].sum())} of them in time"
         for k, name in enumerate(problem.models)
         if any(name in label for label in found)
     ]
-    return conflict_message(found) + (f" ({'; '.join(served)}.)" if latency in found else "")
+    # What a latency leaves possible a longer one does, too.
+    steps_s = np.unique(call_s).tolist()
+    everything = frozenset(labels)
+    first = bisect.bisect_left(steps_s, x=True, key=lambda step_s: feasible(everything, call_s <= step_s))
+    return (
+        f"{message} {'; '.join(served)}. "
+        f"The shares can be kept from --latency-at-most {units.round_up(steps_s[first]):g} on."
+    )
+
+
+def latency_label(problem: Problem) -> str:
+    """What the latency limit is called in messages."""
+    return f"--latency-at-most {problem.latency_s or 0:g}"

@@ -6,6 +6,7 @@ History of the format:
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -93,6 +94,7 @@ def point_entry(problem: Problem, point: Point, confidence: float) -> dict[str, 
         "energy_high_j": None if half_j is None else totals.energy_j + half_j,
         "coin_toss_queries": None if toss is None else toss.queries,
         "coin_toss_energy_j": None if toss is None else toss.energy_j,
+        "coin_toss_between": None if toss is None else [asdict(pair) for pair in toss.between],
         "energy_bound_j": point.energy_bound_j,
         "accuracy_bound": point.accuracy_bound,
         "prices": _by_model(problem, solution.prices) if priced else None,

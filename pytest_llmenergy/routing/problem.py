@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pytest_llmenergy import units
 from pytest_llmenergy.errors import RequestError
+from pytest_llmenergy.routing.solve import InfeasibleError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -50,6 +52,8 @@ class Problem:
     negative_pairs: int = 0  # queries times models whose predicted energy was below 0, counted as 0
     outside: int = 0  # queries beyond the token counts some model was fitted on
     allowed: NDArray[np.bool_] | None = None  # pairs that may be; None: all
+    latency_s: float | None = None  # which call_s of an allowed pair is at most
+    call_s: Floats | None = None  # that a query waits for its call, where a latency is asked
     expected_tokens: Floats | None = None  # (C,), where tokens_out is not known
     largest: tuple[float, float] | None = (
         None  # energy in J and tokens of a query, where not known from pairs
@@ -136,6 +140,7 @@ def make_problem(
 
     Raises:
         RequestError: a prediction is not a number, or a latency is asked of models without a runtime.
+        InfeasibleError: no model serves some query in time.
     """
     pairs = workload.tokens_in, workload.tokens_out
     energy_j = np.stack([host.energy_of(*pairs) for host in hosts])
@@ -146,16 +151,10 @@ def make_problem(
     for name, values in (("energy", energy_j), ("runtime", runtime_s)):
         if values is not None and not np.isfinite(values).all():
             raise RequestError(f"a predicted {name} is not a number. Check the fits' coefficients.")
-    allowed = None
+    call_s = allowed = None
     if latency_s is not None:
-        lacking = [host.name for host, runtime in zip(hosts, runtimes, strict=True) if runtime is None]
-        if lacking:
-            raise RequestError(
-                f"--latency-at-most needs a fit of runtime_s for {', '.join(lacking)}. "
-                "Add it to the fits (`llmenergy-report fit RESULTS`)."
-            )
-        calls_s = np.stack([host.call_s_of(*pairs) for host in hosts])
-        allowed = calls_s <= latency_s
+        call_s = _calls(hosts, workload, latency_s)
+        allowed = call_s <= latency_s
     outside = np.zeros(len(workload.counts), bool)
     for host in hosts:
         outside |= host.extrapolates(*pairs)
@@ -169,7 +168,29 @@ def make_problem(
         negative_pairs=int(negative.sum(axis=0) @ workload.counts),
         outside=int(workload.counts[outside].sum()),
         allowed=allowed,
+        latency_s=latency_s,
+        call_s=call_s,
     )
+
+
+def _calls(hosts: Sequence[Host], workload: Workload, latency_s: float) -> Floats:
+    """Seconds that each pair's call takes, (K, C), of which every query has one in time."""
+    lacking = [host.name for host in hosts if host.runtime is None]
+    if lacking:
+        raise RequestError(
+            f"--latency-at-most needs a fit of runtime_s for {', '.join(lacking)}. "
+            "Add it to the fits (`llmenergy-report fit RESULTS`)."
+        )
+    call_s = np.stack([host.call_s_of(workload.tokens_in, workload.tokens_out) for host in hosts])
+    quickest_s = call_s.min(axis=0)
+    late = ~(quickest_s <= latency_s)
+    if late.any():
+        raise InfeasibleError(
+            f"--latency-at-most {latency_s:g} leaves {int(workload.counts[late].sum())} of "
+            f"{units.format_count(workload.queries, 'query', 'queries')} no model at all. "
+            f"The least that leaves each of them one is {units.round_up(float(quickest_s.max())):g} s."
+        )
+    return call_s
 
 
 def share_bounds(
@@ -211,7 +232,8 @@ def share_bounds(
     upper = [int(np.floor(most[m] * queries + slack)) if m in most else all_but_one for m in models]
     if sum(lower) > queries:
         raise RequestError(
-            f"{queries} queries cannot give each of {len(models)} models its least ({sum(lower)} in all; "
+            f"{units.format_count(queries, 'query', 'queries')} cannot give each of {len(models)} models "
+            f"its least ({sum(lower)} in all; "
             "1 where no least share is given, by equation 3). Lower a --min-share, or give more queries."
         )
     if sum(upper) < queries:

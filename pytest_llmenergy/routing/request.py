@@ -20,14 +20,20 @@ from pytest_llmenergy.routing.solve import InfeasibleError
 from pytest_llmenergy.routing.workload import has_lengths, read_workload, write_assignment
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
     from pytest_llmenergy.routing.frontier import Point
     from pytest_llmenergy.routing.hosts import Host
-    from pytest_llmenergy.routing.problem import Problem
+    from pytest_llmenergy.routing.problem import Ints, Problem
     from pytest_llmenergy.routing.workload import Workload
 
 
-def plan_of(given: dict[str, Any]) -> dict[str, Any]:
+def plan_of(given: dict[str, Any], *, tell: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
     """The plan document of a request, by the options' names; the plan of each query is written where asked.
+
+    Args:
+        given: the options' values.
+        tell: is told what is being done.
 
     Raises:
         RequestError: the request or the input is wrong, or the constraints cannot hold together.
@@ -49,15 +55,17 @@ def plan_of(given: dict[str, Any]) -> dict[str, Any]:
     )
     check_limits(limits, hosts)
     if given["windows"] is not None:
-        problem, points, more = _in_windows(hosts, limits, given)
+        problem, points, more = _in_windows(hosts, limits, given, tell)
     elif limits.any:
-        problem, points, more = _within_limits(hosts, limits, given)
+        problem, points, more = _within_limits(hosts, limits, given, tell)
     else:
-        problem, points, more = _by_shares(hosts, given)
+        problem, points, more = _by_shares(hosts, given, tell)
     found = more.pop("baselines", ())
     if given["held_out"]:
+        tell("Routing the half held out")
         more["held_out"] = _held_out(problem, points, given["seed"])
     if given["output"] is not None and given["windows"] is None:
+        tell(f"Writing {given['output']}")
         write_assignment(given["output"], problem.workload, points[0].solution.flow, problem.models)
     return plan_document(problem, points, found, confidence=given["confidence"], **more)
 
@@ -108,8 +116,7 @@ def _check(given: dict[str, Any]) -> None:
             raise RequestError(message)
 
 
-def _bounds(hosts: tuple[Host, ...], queries: int, given: dict[str, Any]) -> Any:
-
+def _bounds(hosts: tuple[Host, ...], queries: int, given: dict[str, Any]) -> tuple[Ints, Ints]:
     return share_bounds(
         [host.name for host in hosts],
         queries,
@@ -122,13 +129,21 @@ def _bounds(hosts: tuple[Host, ...], queries: int, given: dict[str, Any]) -> Any
 
 
 def _problem(hosts: tuple[Host, ...], workload: Workload, given: dict[str, Any]) -> Problem:
-
     bounds = _bounds(hosts, workload.queries, given)
     return make_problem(hosts, workload, bounds, latency_s=given["latency_at_most"])
 
 
-def _by_shares(hosts: tuple[Host, ...], given: dict[str, Any]) -> tuple[Problem, list[Point], dict[str, Any]]:
+def _each(zetas: Sequence[float], tell: Callable[[str], None]) -> Iterator[float]:
+    """The zetas, told one by one."""
+    for i, zeta in enumerate(zetas):
+        tell(f"Planning for zeta {zeta:g} ({i + 1} of {len(zetas)})")
+        yield zeta
 
+
+def _by_shares(
+    hosts: tuple[Host, ...], given: dict[str, Any], tell: Callable[[str], None]
+) -> tuple[Problem, list[Point], dict[str, Any]]:
+    tell(f"Reading {given['workload']}")
     more: dict[str, Any] = {}
     known = None
     if given["lengths_from"] is not None:
@@ -140,7 +155,7 @@ def _by_shares(hosts: tuple[Host, ...], given: dict[str, Any]) -> tuple[Problem,
     else:
         problem = _problem(hosts, read_workload(given["workload"]), given)
     try:
-        points = _points(problem, given)
+        points = _points(problem, given, tell)
     except InfeasibleError as error:
         raise InfeasibleError(explain_infeasible(problem)) from error
     if known is not None:
@@ -148,6 +163,7 @@ def _by_shares(hosts: tuple[Host, ...], given: dict[str, Any]) -> tuple[Problem,
     if len(points) > 1 and given["solver"] == "prices":
         more["between_points"] = between(problem, points)
     if not given["no_baselines"] and problem.allowed is None:
+        tell("Comparing with the baselines")
         more["baselines"] = baselines(problem, seed=given["seed"], known=points)
     return problem, points, more
 
@@ -179,26 +195,25 @@ def _hindsight(blind: Problem, known: Problem, points: list[Point]) -> list[dict
     return found
 
 
-def _points(problem: Problem, given: dict[str, Any]) -> list[Point]:
-
+def _points(problem: Problem, given: dict[str, Any], tell: Callable[[str], None]) -> list[Point]:
+    tell("Planning")
     if given["accuracy_at_least"] is not None:
         return [at_accuracy(problem, given["accuracy_at_least"])]
     if given["energy_at_most"] is not None:
         return [at_energy(problem, given["energy_at_most"])]
     zetas = given["zeta"] or [0.5]
     if given["solver"] == "prices":
-        return sweep(problem, zetas)
-
+        return sweep(problem, _each(zetas, tell))
     solver = given["solver"].removeprefix("pulp").removeprefix("-") or None
-    return [reference_plan(problem, zeta, solver=solver, lp=given["lp"]) for zeta in zetas]
+    return [reference_plan(problem, zeta, solver=solver, lp=given["lp"]) for zeta in _each(zetas, tell)]
 
 
 def _within_limits(
-    hosts: tuple[Host, ...], limits: Limits, given: dict[str, Any]
+    hosts: tuple[Host, ...], limits: Limits, given: dict[str, Any], tell: Callable[[str], None]
 ) -> tuple[Problem, list[Point], dict[str, Any]]:
-
+    tell(f"Reading {given['workload']}")
     problem = _problem(hosts, read_workload(given["workload"]), given)
-    found = [plan_within(problem, zeta, limits) for zeta in given["zeta"] or [0.5]]
+    found = [plan_within(problem, zeta, limits) for zeta in _each(given["zeta"] or [0.5], tell)]
     more: dict[str, Any] = {
         "limits": [
             {label: worth for label, worth in whole.multipliers.items() if worth} for _, whole in found
@@ -217,14 +232,14 @@ def _within_limits(
 
 
 def _in_windows(
-    hosts: tuple[Host, ...], limits: Limits, given: dict[str, Any]
+    hosts: tuple[Host, ...], limits: Limits, given: dict[str, Any], tell: Callable[[str], None]
 ) -> tuple[Problem, list[Point], dict[str, Any]]:
-
+    tell(f"Reading {given['workload']}")
     windows = timed.read_windows(given["windows"])
     workload = timed.read_timed_workload(given["workload"], windows)
     problem = _problem(hosts, workload.workload, given)
     zetas = given["zeta"] or [0.5]
-    plans = [timed.plan_in_windows(problem, workload, windows, zeta, limits) for zeta in zetas]
+    plans = [timed.plan_in_windows(problem, workload, windows, zeta, limits) for zeta in _each(zetas, tell)]
     if given["output"] is not None:
         timed.write_timed_assignment(given["output"], workload, plans[0], problem.models)
     more = {
@@ -247,7 +262,6 @@ def _in_windows(
 
 
 def _held_out(problem: Problem, points: list[Point], seed: int) -> list[dict[str, Any]]:
-
     found = [hold_out(problem, point.zeta, seed=seed) for point in points]
     return [
         {

@@ -16,7 +16,7 @@ import numpy as np
 
 from pytest_llmenergy.errors import RequestError
 from pytest_llmenergy.routing.exchange import exchange
-from pytest_llmenergy.routing.prices import Market, near_prices, two_best
+from pytest_llmenergy.routing.prices import Market, near_prices
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -155,27 +155,26 @@ def _settle(market: Market, prices: Ints) -> tuple[Ints, Ints, int, int]:
     """Optimal prices and flow, and their values: the near ties settled, more of them until it is proved."""
     whole, counts, lower, upper = market.costs, market.counts, market.lower, market.upper
     classes = len(counts)
-    best, second, where = two_best(whole, prices)
-    margin = second - best
-    size = _SPARE * market.astray(where)
+    standing = market.at(prices)
+    size = _SPARE * market.astray(prices, standing)
     chosen = np.zeros(classes, bool)
     while True:
         size = min(max(_NEAR_TIES, size), classes - 1)
-        chosen[np.argpartition(margin, size)[: size + 1]] = True
+        chosen[np.argpartition(standing.margin, size)[: size + 1]] = True
         rows = np.flatnonzero(chosen)
-        found, part = exchange(market.only(rows, where), prices)
-        best, _, now = two_best(whole, found)
+        found, part = exchange(market.only(rows, standing), prices)
+        proof = market.at(found)
         flow = np.zeros_like(whole)
-        flow[where, np.arange(classes)] = counts
+        flow[standing.where, np.arange(classes)] = counts
         flow[:, rows] = part
         value = exact_dot(whole.ravel(), flow.ravel())
-        bound = exact_dot(best, counts) + exact_dot(found, np.where(found > 0, lower, upper))
+        bound = exact_dot(proof.least, counts) + exact_dot(found, np.where(found > 0, lower, upper))
         met = flow.sum(axis=1)
         if value == bound and (met >= lower).all() and (met <= upper).all():
             return found, flow, value, bound
         if len(rows) == classes:  # pragma: no cover - the exchange over all classes is exact
             raise AssertionError("the exchange ended without an optimum")
-        chosen |= now != where  # they would move at the new prices, so they belong to what is settled
+        chosen |= proof.where != standing.where  # they would move at the new prices: settle them too
         size *= _GROWTH
 
 

@@ -22,11 +22,22 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Toss:
+    """Two models between which it is a coin toss, and for which queries."""
+
+    models: tuple[str, str]
+    queries: int
+    tokens_in: tuple[int, int]  # the fewest and the most of these queries
+    tokens_out: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CoinToss:
     """The queries whose two cheapest models the fits cannot tell apart."""
 
     queries: int
     energy_j: float  # of these queries in the plan
+    between: tuple[Toss, ...] = ()  # most queries first
 
 
 def _knows_its_error(fit: EnergyModel) -> bool:
@@ -80,4 +91,22 @@ def coin_toss(problem: Problem, solution: Solution, zeta: float, confidence: flo
     return CoinToss(
         queries=int(problem.workload.counts[unsure].sum()),
         energy_j=float(np.vdot(solution.flow[:, unsure], problem.energy_j[:, unsure])),
+        between=_between(problem, np.flatnonzero(unsure), np.sort(np.stack([first, second]), axis=0)),
     )
+
+
+def _between(problem: Problem, unsure: NDArray[np.intp], pairs: NDArray[np.intp]) -> tuple[Toss, ...]:
+    workload = problem.workload
+    tosses = []
+    for i, j in np.unique(pairs[:, unsure], axis=1).T.tolist():
+        which = unsure[(pairs[0, unsure] == i) & (pairs[1, unsure] == j)]
+        tokens_in, tokens_out = workload.tokens_in[which], workload.tokens_out[which]
+        tosses.append(
+            Toss(
+                models=(problem.models[i], problem.models[j]),
+                queries=int(workload.counts[which].sum()),
+                tokens_in=(int(tokens_in.min()), int(tokens_in.max())),
+                tokens_out=(int(tokens_out.min()), int(tokens_out.max())),
+            )
+        )
+    return tuple(sorted(tosses, key=lambda toss: -toss.queries))

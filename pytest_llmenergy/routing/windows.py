@@ -15,9 +15,10 @@ import numpy as np
 
 from pytest_llmenergy.errors import DocumentError, RequestError, require
 from pytest_llmenergy.routing.frontier import Point
-from pytest_llmenergy.routing.operators import limit_rows, share_rows
+from pytest_llmenergy.routing.operators import latency_label, limit_rows, share_rows
 from pytest_llmenergy.routing.problem import check_zeta
-from pytest_llmenergy.routing.program import ClassProgram, Row, solve_program
+from pytest_llmenergy.routing.program import solve_program
+from pytest_llmenergy.routing.rows import ClassProgram, Row
 from pytest_llmenergy.routing.solve import InfeasibleError, Solution, solve
 from pytest_llmenergy.routing.workload import Workload, read_workload
 from pytest_llmenergy.units import kilowatt_hours_from_joules
@@ -231,7 +232,9 @@ def _solve(
             counts=counts,
             rows=tuple(rows),
             free_costs=np.where(np.isfinite(flat), flat, 0.0),
-            forbids="arrivals, deadlines and --latency-at-most",
+            forbids=f"arrivals, deadlines and {latency_label(problem)}"
+            if problem.allowed is not None
+            else "arrivals and deadlines",
         )
     )
     return whole.flow.reshape(costs.shape), whole.objective, whole.dual_bound

@@ -1,6 +1,8 @@
 """Engines behind an HTTP API do exactly what they are asked, or are found out."""
 
 import socket
+import threading
+import time
 
 import pytest
 
@@ -28,10 +30,11 @@ def measured(behaviour):
 
 def test_a_batch_is_so_many_requests_at_a_time():
     """Four sequences are four requests at once, each of exactly the tokens asked for."""
-    with serving(first_s=0.05) as (url, behaviour):
+    with serving() as (url, behaviour):
         model = load(url)
         measured(behaviour)
         behaviour.most_at_once = 0
+        behaviour.together = threading.Barrier(4)
         request = model.prepare(work())
         assert measured(behaviour) == []
         assert model.verify(request, model.generate(request)) == 20
@@ -99,14 +102,25 @@ def test_the_first_text_is_timed_and_marked():
     """Time to first token and per token come from the stream; the mark comes when all have begun."""
     with serving() as (url, behaviour):
         model = load(url)
-        behaviour.first_s, behaviour.token_s = 0.2, 0.05
+        behaviour.together, behaviour.go_on = threading.Barrier(4), threading.Event()
+        behaviour.last_s, behaviour.first_s, behaviour.token_s = 0.2, 0.2, 0.05
+        behaviour.begun = 0
         request = model.prepare(work())
         marks = []
-        output = model.generate(request, on_first_token=lambda: marks.append(behaviour.at_once))
-        timings = model.timings(output)
-        assert marks == [4]  # all four are still being served
-        assert 0.2 <= timings["ttft_s"] < 0.4
-        assert 0.05 <= timings["tpot_s"] < 0.15
+
+        def mark():
+            marks.append(behaviour.begun)
+            behaviour.go_on.set()
+
+        started_s = time.perf_counter()
+        timings = model.timings(model.generate(request, on_first_token=mark))
+        runtime_s = time.perf_counter() - started_s
+        assert marks == [4]
+        # One of the four began 0.2 s later; for all, four tokens with a pause after each followed that.
+        decode_s = 4 * timings["tpot_s"]
+        assert timings["ttft_s"] >= 0.25
+        assert decode_s >= 0.2
+        assert 0.6 <= timings["ttft_s"] + decode_s <= runtime_s
 
 
 def test_tokens_that_are_no_text_still_end_the_prefill():
@@ -162,7 +176,8 @@ def test_a_server_that_says_nothing_is_given_up():
     from pytest_llmenergy.backends.openai_http import OpenAIBackend
 
     with serving() as (url, behaviour):
-        model = OpenAIBackend(url, timeout_s=0.2).load("served")
+        model = OpenAIBackend(url).load("served")
+        model._endpoint._timeout_s = 0.2  # only now: to load may take longer
         behaviour.fail = "hang"
         with pytest.raises(EngineError, match=r"sent nothing for 0\.2 s"):
             model.generate(model.prepare(work(batch_size=1)))

@@ -50,15 +50,30 @@ def _free_port():
 
 
 @pytest.fixture(scope="module")
-def transformers_serve(served_directory, tmp_path_factory):
-    """`transformers serve` with the tiny model; yields its address and its process."""
+def servers():
+    """The servers that were started, by port; all end with the module."""
+    started = {}
+    yield started
+    for process in started.values():
+        process.terminate()
+        process.wait(START_S)
+
+
+@pytest.fixture
+def transformers_serve(servers, served_directory, tmp_path):
+    """The address and process of a `transformers serve` with the tiny model; a new one where none lives."""
     if importlib.util.find_spec("uvicorn") is None or importlib.util.find_spec("openai") is None:
         pytest.skip("transformers[serving] is not installed")
+    alive = [(port, process) for port, process in servers.items() if process.poll() is None]
+    port, process = alive[0] if alive else _start(servers, served_directory, tmp_path / "serve.log")
+    return f"http://127.0.0.1:{port}/v1", process
+
+
+def _start(servers, served_directory, log):
     program = shutil.which("transformers", path=Path(sys.executable).parent) or "transformers"
     port = _free_port()
-    log = tmp_path_factory.mktemp("log") / "serve.log"
     with log.open("w") as sink:
-        process = subprocess.Popen(
+        servers[port] = process = subprocess.Popen(
             [
                 program,
                 "serve",
@@ -74,12 +89,8 @@ def transformers_serve(served_directory, tmp_path_factory):
             stdout=sink,
             stderr=sink,
         )
-    try:
-        _wait_for(f"http://127.0.0.1:{port}/health", process, log)
-        yield f"http://127.0.0.1:{port}/v1", process
-    finally:
-        process.terminate()
-        process.wait(START_S)
+    _wait_for(f"http://127.0.0.1:{port}/health", process, log)
+    return port, process
 
 
 def _wait_for(url, process, log):

@@ -86,6 +86,22 @@ def test_accuracy_is_a_fraction_and_unknown_where_nobody_said():
     assert presets.accuracy("no-such-model") is None
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("Falcon (7B)", 0.4417),
+        ("Llama-2 (70B)", 0.6452),
+        ("Mixtral (8x7B)", 0.6847),
+        ("mistralai/Mistral-7B-v0.1", 0.6097),
+        ("Llama-2 (7B) chat", None),
+        ("llama-2-7b-chat", None),
+    ],
+)
+def test_table_1_and_the_hub_spell_the_same_models(name, expected):
+    """Measurements published under those names find their accuracy; a relative's is not guessed."""
+    assert presets.accuracy(name) == (None if expected is None else pytest.approx(expected))
+
+
 def test_an_unknown_preset_names_its_neighbours():
     with pytest.raises(RequestError, match=r"'mistral7b'.*Did you mean mistral-7b"):
         presets.find("mistral7b")

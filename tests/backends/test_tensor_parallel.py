@@ -44,6 +44,28 @@ def test_two_processes_do_what_one_does(load):
     assert "WORLD_SIZE" not in os.environ
 
 
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        (
+            "raise ImportError('libfast.so is of another machine')",
+            "ImportError: libfast.so is of another machine",
+        ),
+        ("import os; os.kill(os.getpid(), 9)", r"killed by signal 9 \(Killed\)"),
+    ],
+    ids=["an error", "a signal"],
+)
+def test_a_rank_that_ends_while_loading_is_not_waited_for(tmp_path, monkeypatch, fault, words):
+    """What it said last is the message, at once: torch would wait two hours for it."""
+    (tmp_path / "transformers.py").write_text(fault)  # in the other process alone: here it is imported
+    shared(1).load("tiny-llama").close()
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    with pytest.raises(EngineError, match=f"rank 1 of the tensor-parallel model has ended: {words}"):
+        shared(2).load("tiny-llama")
+    assert "WORLD_SIZE" not in os.environ
+    assert not torch.distributed.is_initialized()
+
+
 def test_an_architecture_without_a_plan_is_refused():
     with pytest.raises(RequestError, match="no tensor-parallel plan for 'falcon'"):
         shared(2).load("tiny-falcon")

@@ -104,6 +104,18 @@ def test_half_of_the_trials_is_not_most_of_them() -> None:
     assert not any(trial.flags for trial in cell.counted)
 
 
+def test_lost_readings_do_not_hide_that_most_of_the_others_are_disturbed() -> None:
+    """Of ten, four are lost and four of the other six disturbed: those count, with their flags."""
+    cell = measure(
+        ScriptedWindows(
+            reads=lambda number, runtime_s: LOST if number % 5 in {0, 2} else gpu(300 * runtime_s),
+            flags=cap(lambda number: number % 5 in {1, 3}),
+        ),
+        rule=StopRule(min_trials=5, max_trials=10),
+    )
+    assert (len(cell.attempts), len(cell.counted), cell.error) == (10, 6, None)
+
+
 def refuse(_: object) -> int:
     raise WrongWorkError("3 tokens of 8")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 
 from pytest_llmenergy.campaign.stopping import StopRule
@@ -101,6 +102,22 @@ def test_no_window_is_made_longer_than_a_limit() -> None:
 def test_a_window_without_a_reading_because_it_was_too_short_grows() -> None:
     assert repetitions_for(trial(0.01, None, None, "too short: the counter did not move"), 0.02) > 1
     assert repetitions_for(trial(0.01, None, None, "GPU is lost"), 0.02) == 1
+
+
+def test_a_part_that_idles_does_not_stretch_the_window() -> None:
+    """Its energy cannot be told from nothing, and is too little to matter for the sum."""
+    long_enough = trial(2.0, 600.0, 3.0)
+    idle = DomainEnergy(
+        domain="dram:0",
+        energy_j=0.1,
+        bound_j=0.6,
+        provenance=Provenance.MEASURED,
+        reason="too short: 100 mJ +- 600 mJ cannot be told from 0",
+    )
+    both = msgspec.structs.replace(long_enough, domains=(*long_enough.domains, idle))
+    assert repetitions_for(both, 0.02) == repetitions_for(long_enough, 0.02) == 1
+    alone = msgspec.structs.replace(long_enough, domains=(idle,))
+    assert repetitions_for(alone, 0.02) > 1
 
 
 def disturbed(library: NvmlDouble, flags: Callable[[float], tuple[str, ...]]) -> Trials:

@@ -19,9 +19,13 @@ if TYPE_CHECKING:
 COMMAND = [sys.executable, "-c", "from pytest_llmenergy.cli import main; main()", "doctor"]
 
 
-def doctor(folder: Path, scenario: str | None, *arguments: str) -> subprocess.CompletedProcess[str]:
+def doctor(
+    folder: Path, scenario: str | None, *arguments: str, visible: str | None = None
+) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "LLM_ENERGY_SYS": str(folder / "sys"), "PATH": "/usr/bin:/bin"}
     environment.pop("CUDA_VISIBLE_DEVICES", None)
+    if visible is not None:
+        environment["CUDA_VISIBLE_DEVICES"] = visible
     if scenario is not None:
         (folder / "scenario").write_text(scenario)
         environment |= {"LD_LIBRARY_PATH": str(library().parent), SCENARIO_VARIABLE: str(folder / "scenario")}
@@ -58,6 +62,40 @@ def test_a_bare_machine_is_told_what_would_help(tmp_path: Path) -> None:
     assert "sudo modprobe nvidia" in done.stdout
     assert "sudo modprobe intel_rapl_msr" in done.stdout
     assert "estimated" in done.stdout
+
+
+def test_several_gpus_of_different_kinds_are_told_in_80_columns(tmp_path: Path) -> None:
+    """One by its counter, one by its power, one that is shared and whose counter is not believed."""
+    powercap = PowercapTree(tmp_path / "sys/class/powercap")
+    for number in range(2):
+        powercap.add(f"intel-rapl:{number}", f"package-{number}")
+        powercap.add(f"intel-rapl:{number}:0", "dram")
+    done = doctor(
+        tmp_path,
+        "gpu NVIDIA_H100_80GB_HBM3 uuid=GPU-5e3ab1f2-1111-2222-3333-444455556666 limit_w=700\n"
+        "gpu Tesla_P100-PCIE-16GB arch=4 counter=0\ngpu NVIDIA_A100-SXM4-80GB mig=1\n"
+        "power 0 -1e6 100\npower 1 -1e6 30\npower 2 -1e6 60\nscale 2 0.7\nmigdevice 2 MIG-11\n",
+        "--self-check",
+        "1.5",
+    )
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    assert "gpu:1: Tesla P100-PCIE-16GB, by sampled power" in done.stdout
+    assert "MIG instances" in done.stdout
+    assert "self check: failed: the counter differs from integrated power by -" in done.stdout
+
+
+def test_a_gpu_that_is_named_and_not_there_is_told_among_the_rest(tmp_path: Path) -> None:
+    """The variable is the fault then; what the CPU has is told all the same."""
+    done = doctor(tmp_path, "gpu A\npower 0 0 9\n", "--self-check", "0", visible="5")
+    assert done.returncode == 0, done.stderr
+    assert "CUDA_VISIBLE_DEVICES names '5'" in done.stdout
+    assert "estimated" in done.stdout
+
+
+def test_a_command_that_would_help_stands_on_a_line_of_its_own(tmp_path: Path) -> None:
+    """So that it can be copied."""
+    done = doctor(tmp_path, None, "--self-check", "0")
+    assert "    sudo modprobe intel_rapl_msr" in done.stdout.splitlines()
 
 
 def test_an_answer_that_cannot_be_written_is_one_clear_message(tmp_path: Path) -> None:

@@ -230,7 +230,7 @@ def test_queries_outside_the_fitted_range_are_said(route, tmp_path):
     path = fit_document(tmp_path / "fits.json", tokens_in_range=[8, 2048], tokens_out_range=[8, 2048])
     status, out, _ = route(fits=path, workload=_csv(tmp_path, "tokens_in,tokens_out,count\n7,9,1\n8,8,3\n"))
     assert status == 0
-    assert "Warning: 1 queries (25.0 %) lie outside the token counts" in " ".join(out.split())
+    assert "Warning: 1 query (25.0 %) outside the token counts" in " ".join(out.split())
 
 
 def _csv(tmp_path, text):
@@ -249,20 +249,29 @@ def _csv(tmp_path, text):
         (("--zeta", "nan"), "zeta is nan"),
         (("--zeta", "0:1:0"), "is not ZETA"),
         (("--zeta", "much"), "is not ZETA"),
+        (("--zeta", "0:inf:0.1"), "is not ZETA"),
+        (("--zeta", "0:1:1e-9"), "asks for 1e+09 plans; 10000 is the most"),
+        (("--capacity-tokens", "llama-2-70b=nan"), "is not MODEL=NUMBER"),
+        (("--capacity-tokens", "llama-2-70b=inf"), "is not MODEL=NUMBER"),
+        (("--gpus", "llama-2-70b=1.5"), "is not MODEL=WHOLE NUMBER"),
         (("--models", "mixtral"), "no fit of mixtral"),
         (("--models", "llama-2-7b"), "Add the fit of another model"),
         (("--metric", "energy_j"), "no fit of energy_j for llama-2-7b"),
         (("--accuracy", "llama-2-7b=61"), "a fraction of 1, or a percentage"),
         (("--accuracy", "gpt=0.5"), "no such model"),
         (("--accuracy-at-least", "0.7"), "the most is 0.64"),
-        (("--energy-at-most", "1 J"), "the least is"),
+        (
+            ("--energy-at-most", "1 Wh"),
+            "no plan needs as little as 1.000 Wh: within the shares the least is 1",
+        ),
+        (("--energy-at-most", "nan"), "an energy of nan J"),
         (("--zeta", "0.5", "--accuracy-at-least", "0.6"), "Give one"),
         (("--accuracy-at-least", "0.6", "--capacity-tokens", "llama-2-7b=5"), "cannot be combined"),
         (("--zeta", "0,1", "-o", "plan.csv"), "-o writes one plan"),
         (("--latency-at-most", "0.001"), "no model at all"),
         (("--lp", "x.lp"), "Add --solver pulp"),
         (("--confidence", "1"), "Try 0.95"),
-        (("--capacity-tokens", "llama-2-70b"), "is not MODEL=VALUE"),
+        (("--capacity-tokens", "llama-2-70b"), "is not MODEL=NUMBER"),
         (("--min-share", "llama-2-7b=0.1", "--min-share", "llama-2-7b=0.2"), "given twice"),
         (("--gpu-budget", "4"), "how many GPUs one instance of llama-2-7b takes is not known"),
         (("--windows", "none.csv"), "there is no such file"),

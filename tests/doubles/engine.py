@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pytest_llmenergy.backends.replay import ReplayBackend, ReplayLoadedModel
+from pytest_llmenergy.campaign.interrupts import Interrupts
 from pytest_llmenergy.campaign.observer import Silent
 from pytest_llmenergy.campaign.runner import Runner
 from pytest_llmenergy.campaign.settings import Settings
@@ -88,6 +89,7 @@ class Machine:
             noise=Noise(trial=noise),
         )
         self.before_sleep: Callable[[], None] = nothing
+        self.interrupts = Interrupts()
 
     def runner(
         self, *, environment: Environment = HERE, rule: StopRule | None = None, **settings: object
@@ -103,6 +105,7 @@ class Machine:
             open_backend=lambda: self.engine,
             environment=environment,
             observer=observer,
+            interrupts=self.interrupts,
             sleep=self._sleep,
         )
 

@@ -1,8 +1,9 @@
 """Stands in AMDuProfCLI's place: real layout, real time, a known power.
 
 FAKE_UPROF is a JSON object: packages and cores (lists of [CLOCK_MONOTONIC s, W] segments), and optionally
-start_s, version, error, missing (record numbers that are not written), rows (false: header only), buffered
-(true: rows are written when it ends).
+start_s, version, error, missing (record numbers that are not written), rows (false: header only), block
+(rows are written when so many bytes of them have come, as real ones are, 4096 at a time; those left when the
+program ends are written then), dated (false: no start time in the heading).
 """
 
 import datetime as dt
@@ -52,12 +53,14 @@ def main():
         file.write(f"LAUNCHED APPLICATION DETAILS\nTarget Path:,{name},\nCPU Core Affinity Mask:,,\n\n")
         file.write("PROFILE DETAILS\nCPU Details:,Family(0x17) Model(0x31)\n")
         file.write(f"Sampling Interval:,{int(options['--interval'])} milli-seconds\n")
-        file.write(f"Profile Start Time:,{started:%b-%d-%Y_%H-%M-%S},\n\n")
+        if scenario.get("dated", True):
+            file.write(f"Profile Start Time:,{started:%b-%d-%Y_%H-%M-%S},\n\n")
         file.write("PROFILED COUNTERS\nCOUNTER ID,NAME,CATEGORY,UNIT,DESCRIPTION\n")
         for number, column in enumerate(columns):
             file.write(f"{768 + 2 * number}.,{column},Power,W,Average Power reported in Watts.\n")
         file.write("\nPROFILE RECORDS\nRecordId,Timestamp," + ",".join(columns) + ",\n")
         file.flush()
+        held, block = "", scenario.get("block", 1)
         last_s = time.monotonic()
         record = 0
         while program.poll() is None:
@@ -67,10 +70,13 @@ def main():
             if record not in scenario.get("missing", []) and scenario.get("rows", True):
                 watts = [(energy_j(p, now_s) - energy_j(p, last_s)) / (now_s - last_s) for p in powers]
                 stamp = f"{now.hour}:{now.minute}:{now.second}:{now.microsecond // 1000:03d}"
-                file.write(f"{record},{stamp}," + ",".join(f"{w:8.2f}" for w in watts) + ",\n")
-                if not scenario.get("buffered"):
+                held += f"{record},{stamp}," + ",".join(f"{w:8.2f}" for w in watts) + ",\n"
+                while len(held) >= block:  # also in the middle of a row
+                    file.write(held[:block] if block > 1 else held)
                     file.flush()
+                    held = held[block:] if block > 1 else ""
             last_s = now_s
+        file.write(held)
     time.sleep(scenario.get("stop_s", 0.05))
     return 0
 

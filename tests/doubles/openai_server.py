@@ -6,6 +6,8 @@ import time
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+PATIENCE_S = 60.0  # a client that waits for the wrong thing shall fail its test, not hang it
+
 
 class Behaviour:
     """What the double does; change it while it runs."""
@@ -20,9 +22,13 @@ class Behaviour:
         self.fail_from = 0  # with this completion, counted from now
         self.max_model_len = None
         self.text = "x"
+        self.together = None  # a barrier: no first text before so many completions are being served
+        self.last_s = 0.0  # by which the first text of the last of them comes later
+        self.go_on = None  # an event: no second text before it
         self.first_s = 0.0  # before the first text
         self.token_s = 0.0  # between two
         self.requests = []  # the bodies it was sent
+        self.begun = 0  # completions that have sent their first text
         self.at_once = 0  # completions being served
         self.most_at_once = 0
         self.lock = threading.Lock()
@@ -98,8 +104,15 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", "text/event-stream")
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
+        if doing.together is not None and doing.together.wait(PATIENCE_S) == 0:
+            time.sleep(doing.last_s)
         time.sleep(5 if failing == "hang" else doing.first_s)
         for n in range(tokens_out):
+            if n == 0:
+                with doing.lock:
+                    doing.begun += 1
+            elif n == 1 and doing.go_on is not None:
+                doing.go_on.wait(PATIENCE_S)
             if failing == "cut" and n == tokens_out // 2:
                 self.close_connection = True
                 return self.connection.shutdown(2)

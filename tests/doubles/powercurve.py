@@ -56,6 +56,7 @@ class ManualScheduler:
     late_s: Callable[[], float] = lambda: 0.0
     on_advance: Callable[[float], None] = lambda _: None
     cpu_s: float = 0.0
+    failures: list[Exception] = field(default_factory=list)
     _due: list[tuple[float, int, Callable[[float], float]]] = field(default_factory=list)
     _count: int = 0
 

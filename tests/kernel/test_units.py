@@ -57,3 +57,17 @@ def test_runtimes_keep_seconds_above_one() -> None:
     """1200 s, never 1.20 ks."""
     assert units.format_runtime(1200.0) == "1200 s"
     assert units.format_runtime(0.0042) == "4.20 ms"
+
+
+@pytest.mark.parametrize(
+    ("value", "up", "down"), [(1.23401, 1.235, 1.234), (0.1, 0.1, 0.1), (70000.0, 70000.0, 70000.0)]
+)
+def test_a_limit_may_be_typed_as_it_is_printed(value: float, up: float, down: float) -> None:
+    """Rounded to the side that keeps it."""
+    assert (units.round_up(value), units.round_down(value)) == (up, down)
+
+
+def test_one_of_a_thing_is_not_plural() -> None:
+    """1 query, 0 queries."""
+    assert units.format_count(1, "query", "queries") == "1 query"
+    assert units.format_count(0, "query", "queries") == "0 queries"

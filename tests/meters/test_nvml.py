@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_llmenergy import accounting
 from pytest_llmenergy.errors import MeterUnavailableError, RequestError, Unavailable
 from pytest_llmenergy.meters.nvml import NvmlMeter, open_nvml
 from pytest_llmenergy.meters.nvml_boards import unit_of
 from pytest_llmenergy.meters.window import Meters, Window
-from pytest_llmenergy.records import Provenance
+from pytest_llmenergy.records import DomainEnergy, MeterSource, Provenance
 
 if TYPE_CHECKING:
     from tests.doubles.nvml import NvmlDouble
@@ -178,7 +179,11 @@ def test_following_a_counter_reads_it_rarely(bench: Bench, nvml: NvmlDouble) -> 
         ("GPU-b", ["gpu:1"]),
         ("0,-1,1", ["gpu:0"]),
         ("MIG-77", ["gpu:1"]),
+        ("MIG-78-", ["gpu:1"]),  # shortened
         ("MIG-GPU-bbb/1/0", ["gpu:1"]),
+        ("MIG-77,MIG-78", ["gpu:1"]),  # two instances of one board
+        ("0,MIG-78", ["gpu:0", "gpu:1"]),
+        ("0,0", ["gpu:0"]),
     ],
 )
 def test_only_visible_gpus_are_metered(
@@ -186,7 +191,8 @@ def test_only_visible_gpus_are_metered(
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     meters = bench.open(
-        "gpu A uuid=GPU-aaa\ngpu B uuid=GPU-bbb mig=1\nmigdevice 1 MIG-77\npower 0 0 9\npower 1 0 9"
+        "gpu A uuid=GPU-aaa\ngpu B uuid=GPU-bbb mig=1\nmigdevice 1 MIG-77\nmigdevice 1 MIG-78-5\n"
+        "power 0 0 9\npower 1 0 9"
     )
     assert list(meters.sources[0].domains) == domains
 
@@ -197,6 +203,57 @@ def test_a_mig_instance_says_that_its_board_is_shared(bench: Bench, monkeypatch:
     (found,) = bench.window(meters, 10, 12).domains
     assert found.energy_j == pytest.approx(200, rel=0.02)
     assert "MIG-77" in (found.reason or "")
+
+
+def test_a_board_in_mig_mode_says_so_also_where_no_instance_was_named(bench: Bench) -> None:
+    """CUDA takes one of its instances then; the board's sensor sees them all."""
+    meters = bench.open("gpu A mig=1\nmigdevice 0 MIG-77\ngpu B\npower 0 0 100\npower 1 0 100")
+    mig, plain = bench.window(meters, 10, 12).domains
+    assert "MIG instances" in (mig.reason or "")
+    assert plain.reason is None
+
+
+@pytest.mark.parametrize("visible", ["0", "GPU-aaa", "MIG-77"])
+def test_a_lost_gpu_is_no_reason_to_do_without_another(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, visible: str
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    meters = bench.open(
+        "gpu A uuid=GPU-aaa\ngpu B\nmigdevice 0 MIG-77\npower 0 0 100\npower 1 0 100\n"
+        "error nvmlDeviceGetHandleByIndex_v2 1 15 0 1e9"
+    )
+    (found,) = bench.window(meters, 10, 12).domains
+    assert found.energy_j == pytest.approx(200, rel=0.02)
+
+
+def test_a_visible_gpu_that_was_lost_before_makes_the_sum_unknown_and_not_smaller(bench: Bench) -> None:
+    meters = bench.open(
+        "gpu A\ngpu B\npower 0 0 100\npower 1 0 100\nerror nvmlDeviceGetHandleByIndex_v2 1 15 0 1e9"
+    )
+    domains = bench.window(meters, 10, 12).domains
+    total = accounting.gpu_energy(domains)
+    assert [part.domain for part in domains] == ["gpu:0", "gpu:1"]
+    assert "GPU is lost" in (domains[1].reason or "")
+    assert total is not None
+    assert total.energy_j is None
+
+
+def test_where_every_gpu_is_lost_the_remedy_is_to_reset_it(bench: Bench) -> None:
+    with pytest.raises(MeterUnavailableError, match="GPU is lost") as caught:
+        bench.open("gpu A\npower 0 0 100\nerror nvmlDeviceGetHandleByIndex_v2 0 15 0 1e9")
+    assert caught.value.reason is Unavailable.READ_FAILED
+    assert "reset" in caught.value.remedy
+
+
+def test_of_two_gpus_the_one_that_is_lost_in_mid_window_has_no_reading(bench: Bench) -> None:
+    meters = bench.open(
+        f"{A100}\ngpu Tesla_P100 arch=4 counter=0 averaging_ms=10\npower 0 0 100\npower 1 0 50\n"
+        "error nvmlDeviceGetPowerUsage 1 15 11 12"
+    )
+    found = {part.domain: part for part in bench.window(meters, 10, 14).domains}
+    assert found["gpu:0"].energy_j == pytest.approx(400, rel=0.01)
+    assert found["gpu:1"].energy_j is None
+    assert "GPU is lost" in (found["gpu:1"].reason or "")
 
 
 def test_a_visible_gpu_that_is_not_there_is_refused(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -238,3 +295,51 @@ def test_the_unit_of_pyjoules_is_found_and_not_believed(
     through_pyjoules: float, direct_mj: float, unit: str | None
 ) -> None:
     assert unit_of(through_pyjoules, direct_mj) == unit
+
+
+class SlowMeter:
+    """A meter whose readings take long; `cpu_s` is what a meter has that runs a process of its own."""
+
+    source = MeterSource(name="slow", available=True)
+
+    def __init__(self, scheduler: ManualScheduler) -> None:
+        self._scheduler = scheduler
+
+    def begin(self) -> None:
+        self._scheduler.advance(0.03)
+
+    def end(self, _: None) -> tuple[DomainEnergy, ...]:
+        self._scheduler.advance(0.03)
+        return ()
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+class SlowProcess(SlowMeter):
+    cpu_s = 0.0
+
+
+@pytest.mark.parametrize("self_check_s", [0, 2.0])
+def test_what_lies_between_a_reading_and_the_block_is_in_the_bound(
+    bench: Bench, nvml: NvmlDouble, scheduler: ManualScheduler, self_check_s: float
+) -> None:
+    """Here another meter takes 30 ms at either end; a busy machine may as well."""
+    bench.open(f"{A100}\npower 0 0 300\n", self_check_s=self_check_s)
+    (alone,) = bench.window(Meters([bench.meter], clock=scheduler.clock), 10, 11).domains
+    (found,) = bench.window(
+        Meters([bench.meter, SlowMeter(scheduler)], clock=scheduler.clock), 12, 13
+    ).domains
+    assert abs(found.energy_j - 300) <= found.bound_j
+    assert found.bound_j - alone.bound_j == pytest.approx(0.06 * 400, abs=1)
+
+
+def test_a_meter_with_a_process_of_its_own_is_begun_first_and_ended_last(
+    bench: Bench, scheduler: ManualScheduler
+) -> None:
+    """Whichever was named first: what it does takes long."""
+    bench.open(f"{A100}\npower 0 0 300\n")
+    meters = Meters([bench.meter, SlowProcess(scheduler)], clock=scheduler.clock)
+    (found,) = bench.window(meters, 12, 13).domains
+    assert found.energy_j == pytest.approx(300, rel=0.005)
+    assert found.bound_j < 3

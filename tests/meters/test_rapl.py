@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import pytest
@@ -9,10 +11,11 @@ import pytest
 from pytest_llmenergy import accounting
 from pytest_llmenergy.errors import MeterUnavailableError, Unavailable
 from pytest_llmenergy.meters.machine import Machine
-from pytest_llmenergy.meters.rapl import open_rapl
+from pytest_llmenergy.meters.rapl import UPDATE_PERIOD_S, open_rapl
 from pytest_llmenergy.meters.window import Meters
 from pytest_llmenergy.records import Provenance
 from tests.doubles.powercap import PowercapTree
+from tests.doubles.powercurve import LatchedCounter, PowerCurve
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -147,3 +150,32 @@ def test_a_machine_without_the_interface_is_no_device(machine: Machine, schedule
     with pytest.raises(MeterUnavailableError) as caught:
         open_rapl(scheduler, machine)
     assert caught.value.reason is Unavailable.NO_DEVICE
+
+
+@pytest.mark.parametrize("late_s", [0.0, 0.002, 0.02])
+def test_windows_are_within_their_bound_also_where_the_reader_is_kept_waiting(
+    powercap: PowercapTree, machine: Machine, scheduler: ManualScheduler, late_s: float
+) -> None:
+    """Between a reading and the block another process may run: the reading then holds more than the block."""
+    source = random.Random(late_s)
+    ends_s = list(accumulate(source.expovariate(5.0) for _ in range(400)))
+    curve = PowerCurve([(0.0, 100.0), *((end_s, source.uniform(20, 280)) for end_s in ends_s)])
+    counter = LatchedCounter(curve, UPDATE_PERIOD_S)
+    powercap.add("intel-rapl:0", "package-0", limit_w=280)
+    scheduler.on_advance = lambda now_s: powercap.set("intel-rapl:0", int(1e6 * counter.energy_j(now_s)))
+
+    def clock() -> float:
+        now_s = scheduler.now_s
+        scheduler._set(now_s + source.random() * late_s)  # after each look at the clock
+        return now_s
+
+    scheduler.clock = clock
+    meters = Meters([open_rapl(scheduler, machine)], clock=clock)
+    for _ in range(50):
+        scheduler.advance(source.uniform(0.01, 0.3))
+        with meters.window() as window:
+            scheduler.advance(source.uniform(0.01, 0.3))
+        (found,) = window.domains
+        start_s, end_s = window._edges_s
+        truth_j = curve.energy_j(end_s) - curve.energy_j(start_s)
+        assert abs(found.energy_j - truth_j) <= found.bound_j + 0.002

@@ -56,15 +56,15 @@ def measure(
         reads += 1
         return counter.energy_j(scheduler.now_s)
 
-    tracker = TickTracker(read)
+    tracker = TickTracker(read, scheduler.clock)
     scheduler.add(tracker.run)
     scheduler.advance(start_s)
     edges = []
     for wait_s in (0.0, runtime_s):
         scheduler.advance(wait_s)
-        edge = tracker.edge(scheduler.now_s, read())
+        edge = tracker.edge()
         assert edge is not None
-        scheduler.hasten(tracker.run, tracker.next_due_s(scheduler.now_s))
+        scheduler.hasten(tracker.run, tracker.next_look_s)
         edges.append(edge)
     start, end = edges
     scheduler.wait(lambda: end.is_settled, 3 * period_s)
@@ -126,16 +126,20 @@ def test_following_costs_a_few_reads_a_tick() -> None:
     assert case.reads < 6 * case.seconds / 0.1 + 500  # the 500: the first ticks are looked for every 2 ms
 
 
-def test_ticks_that_come_late_now_and_then_still_leave_the_truth_within_the_bound() -> None:
-    """A busy machine: the thread that looks wakes up to 15 ms late."""
-    source = random.Random(3)
+@pytest.mark.parametrize("late_s", [0.005, 0.015])
+@pytest.mark.parametrize("period_s", [0.02, 0.1])
+def test_99_of_100_windows_are_within_their_bound_also_where_the_looks_come_late(
+    period_s: float, late_s: float
+) -> None:
+    """A busy machine: the thread that looks wakes up to 15 ms late, most of a tick at times."""
+    source = random.Random(f"{period_s}/{late_s}")
     cases = []
     for _ in range(200):
         start_s = source.uniform(4, 6)
         curve = random_curve(source, start_s + 4, 1.0)
         runtime_s = source.uniform(0.2, 1)
-        cases.append(measure(source, curve, 0.1, start_s=start_s, runtime_s=runtime_s, late_s=0.015))
-    assert sum(is_within(case.found, case.truth_j) for case in cases) >= 0.98 * len(cases)
+        cases.append(measure(source, curve, period_s, start_s=start_s, runtime_s=runtime_s, late_s=late_s))
+    assert sum(is_within(case.found, case.truth_j) for case in cases) >= 0.99 * len(cases)
 
 
 @pytest.mark.parametrize("kind", ["frozen", "uneven", "fast"])
@@ -147,11 +151,13 @@ def test_a_counter_whose_ticks_are_not_even_is_not_followed(kind: str) -> None:
             times_s[-1] + {"frozen": 1e9, "uneven": source.uniform(0.02, 0.3), "fast": 0.003}[kind]
         )
     scheduler = ManualScheduler()
-    tracker = TickTracker(lambda: float(sum(time_s <= scheduler.now_s for time_s in times_s[:9999])))
+    tracker = TickTracker(
+        lambda: float(sum(time_s <= scheduler.now_s for time_s in times_s[:9999])), scheduler.clock
+    )
     scheduler.add(tracker.run)
     scheduler.advance(8)
     assert tracker.problem is not None
-    assert tracker.edge(scheduler.now_s, 1.0) is None
+    assert tracker.edge() is None
 
 
 @settings(max_examples=40, deadline=None)
@@ -175,12 +181,12 @@ def test_no_counter_whatever_it_does_gives_a_negative_energy(
         index = sum(time_s <= scheduler.now_s for time_s in times_s) - 1
         return energies_j[index]
 
-    tracker = TickTracker(read)
+    tracker = TickTracker(read, scheduler.clock)
     scheduler.add(tracker.run)
     edges = []
     for _ in range(12):
         scheduler.advance(at_s / 10)
-        edges.append(tracker.edge(scheduler.now_s, read()))
+        edges.append(tracker.edge())
     for start, end in pairwise(edges):
         if start is not None and end is not None and end.energy_j >= start.energy_j:
             found = energy_between(start, end, period_s=tracker.period_s or 0.1, cap_w=CAP_W)

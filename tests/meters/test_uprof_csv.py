@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_llmenergy.meters.residency import Residency
-from pytest_llmenergy.meters.uprof import attributed, energy_of_intervals
 from pytest_llmenergy.meters.uprof_csv import Interval, Row, Timechart, intervals, unroll
+from pytest_llmenergy.meters.uprof_energy import attributed, energy_of_intervals
 from tests.doubles.powercurve import PowerCurve
 
 REAL = Path(__file__).parents[2].parent / "shared" / "paper" / "timecharts"
@@ -197,3 +197,48 @@ def test_attributed_power_is_that_of_our_cores_and_our_share_of_them() -> None:
     records = [Residency(0.0, 0.15, {0: 1.0}), Residency(0.15, 0.2, {0: 0.5, 1: 1.0, 9: 1.0})]
     found = attributed(steps, records, {0: 0, 1: 1})
     assert [step.power_w[0] for step in found] == pytest.approx([10.0, 0.5 * 20 + 0.5 * (10 + 6)])
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        "3,11:15:50:300,  nan,    4.00",
+        "3,11:15:50:300,  inf,    4.00",
+        "3,11:15:50:300,  -5.00,    4.00",
+        "3,11:15:50:300,  200.00,    4.4,11:15:50:400,  200.00,    4.00",  # the next row ran into it
+    ],
+)
+def test_a_row_that_no_machine_can_have_written_is_no_row(row: str) -> None:
+    found = Timechart()
+    found.feed(chart([*ROWS, row]))
+    assert sorted(found.rows) == [1, 2]
+    assert found.torn == 1
+
+
+@settings(deadline=None)
+@given(seed=st.integers(0, 2**32), count=st.integers(3, 40), data=st.data())
+def test_bytes_lost_anywhere_in_the_records_raise_the_energy_by_one_row_at_most(
+    seed: int, count: int, data: st.DataObject
+) -> None:
+    """Rows run into one another then, and numbers too: a row may be wrong, within what a package can draw."""
+    rows = made_rows(random.Random(seed), count)
+    lines = [f"{r.record},{_clock(r.time_of_day_s)},{r.power_w[0]:8.2f}" for r in rows]
+    text = chart(lines, columns="socket0-package-power")
+    begin = data.draw(st.integers(text.index("RecordId") + 42, len(text)))
+    end = data.draw(st.integers(begin, len(text)))
+    found = Timechart()
+    found.feed(text[:begin] + text[end:])
+    assert energy_j(list(found.rows.values())) <= energy_j(rows) + 0.3 * 2000
+
+
+def test_rows_that_are_forgotten_leave_the_times_of_the_others() -> None:
+    """Also over midnight: a session goes on for days, and no one keeps its rows."""
+    times = ["23:59:59:800", "23:59:59:900", "0:0:0:0", "0:0:0:100", "0:0:0:200"]
+    found = Timechart()
+    found.feed(chart([f"{number},{at},1,1" for number, at in enumerate(times)]))
+    whole = found.intervals()
+    found.forget(whole[3].start_s)
+    assert sorted(found.rows) == [2, 3, 4]
+    assert found.intervals()[-2:] == whole[-2:]
+    found.feed("5,0:0:0:300,1,1\n")
+    assert found.intervals()[-1].end_s == pytest.approx(whole[-1].end_s + 0.1)

@@ -99,6 +99,46 @@ def test_a_counter_reset_in_mid_trial_spoils_that_trial_alone(run: Any) -> None:
     assert len(counted) >= 5
 
 
+def test_a_gpu_lost_in_mid_trial_spoils_that_trial_alone(run: Any) -> None:
+    test = f"""
+    import ctypes, os, pathlib, time
+
+    calls = []
+
+    def test_sleep(energy):
+        scenario = pathlib.Path(os.environ["{SCENARIO_VARIABLE}"])
+        driver = ctypes.CDLL("libnvidia-ml.so.1")
+
+        def work():
+            calls.append(1)
+            time.sleep(0.2)
+            if len(calls) == 4:  # it comes back half a second later, as after a reset
+                lost = scenario.with_name("lost")
+                errors = "error nvmlDeviceGetTotalEnergyConsumption 0 15 -1e9 0.5"
+                lost.write_text(scenario.read_text() + errors)
+                driver.double_load(str(lost).encode())
+        energy(work)
+    """
+    arguments = ("--llm-energy-meters", "nvml", "--llm-energy-window-error", "0", "--llm-energy-idle", "0")
+    result, document = run("gpu A100\npower 0 -1e6 300\n", test, *arguments)
+    result.assert_outcomes(passed=1)
+    (window,) = document["windows"]
+    lost = [trial for trial in window["trials"] if "GPU is lost" in (trial["excluded"] or "")]
+    counted = [trial for trial in window["trials"] if not trial["warmup"] and trial["excluded"] is None]
+    assert lost
+    assert lost[0]["index"] == 3
+    assert all(trial["domains"][0]["energy_j"] is None for trial in lost)
+    assert len(counted) >= 5
+
+
+def test_a_counter_that_power_contradicts_is_told_before_anything_is_measured(run: Any) -> None:
+    test = "def test_nothing(energy): pass"
+    result, _ = run("gpu A100\npower 0 -1e6 300\nscale 0 0.7\n", test, "--llm-energy-meters", "nvml")
+    result.stdout.fnmatch_lines(
+        ["*gpu:0: self-check failed: the counter differs from integrated power by -*"]
+    )
+
+
 def test_an_asked_for_meter_that_is_not_there_is_one_clear_message(run: Any, tmp_path: Path) -> None:
     PowercapTree(tmp_path / "sys/class/powercap")
     result, document = run("gpu A\npower 0 0 9\n", TEST, "--llm-energy-meters", "rapl")

@@ -99,6 +99,30 @@ def test_the_default_model_is_taken_and_said_so(project: Any) -> None:
     assert result.ret == pytest.ExitCode.USAGE_ERROR
 
 
+def test_without_a_sweep_no_model_is_named_and_the_folder_is_the_tests(project: Any) -> None:
+    """Callables belong to no model: neither the header nor the results claim the default one."""
+    callables = project.pytester.makepyfile(
+        """
+        def test_callable(energy):
+            energy(lambda: None)
+        """
+    )
+    switches = ("--llm-energy", "--llm-energy-meters=estimate")
+    result = project.run(*switches, measuring=False)
+    result.stdout.fnmatch_lines(
+        ["collected 1 item", "llm-energy: what the tests ask for, results in reports/tests"]
+    )
+    assert "tiny-llama" not in result.stdout.str()
+    document = project.results("reports/tests")
+    assert (document["name"], document["settings"]["models"]) == ("tests", [])
+    assert [window["label"] for window in document["windows"]] == ["test_callable"]
+    # With sweeps beside it, or a model that was named, the campaign is the model's.
+    result = project.run(project.bench(), ".", *switches, "--collect-only", measuring=False)
+    result.stdout.fnmatch_lines(["*results in reports/tiny-llama-quick"])
+    result = project.run(callables, *switches, "--models=mistral-7b", "--collect-only", measuring=False)
+    result.stdout.fnmatch_lines(["llm-energy: mistral-7b", "*results in reports/mistral-7b-quick"])
+
+
 def test_a_cell_that_several_files_ask_for_is_measured_once(project: Any) -> None:
     """11 tests, 6 cells, 37 trials: 5 + 1 a cell and the first call after the load."""
     project.run(project.bench(), "--models", "m-one").assert_outcomes(passed=11)
@@ -363,3 +387,22 @@ def test_a_run_that_measures_nothing_leaves_the_former_results_where_they_were(p
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert (project.pytester.path / "out" / "results.json").read_bytes() == before
     assert not list((project.pytester.path / "out").glob("former-*"))
+
+
+def test_an_interrupt_while_the_meters_are_opened_measures_nothing(project: Any) -> None:
+    """The self-check takes seconds; who asked for the end in it is heard as the first cell begins."""
+    project.pytester.makeconftest(
+        """
+        import os, signal
+        from pytest_llmenergy.campaign.runner import Runner
+        begin = Runner.__init__
+        def signalled(self, *args, **kwargs):
+            os.kill(os.getpid(), signal.SIGINT)
+            begin(self, *args, **kwargs)
+        Runner.__init__ = signalled
+        """
+    )
+    result = apart(project)
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    result.stdout.fnmatch_lines(["llm-energy: nothing was measured."])
+    assert not (project.pytester.path / "out" / "results.json").exists()

@@ -161,12 +161,13 @@ def test_a_marker_that_makes_no_sense_ends_in_one_message(project: Any, marker: 
     )
     result = project.run("--models", "m-one")
     said = result.stdout.str() + result.stderr.str()
-    # A usage error of the hook that makes parameters is a collection error to pytest.
+    # An error of the hook that makes parameters is a collection error to pytest.
     in_collection = marker.startswith("sweep")
     assert result.ret == (pytest.ExitCode.INTERRUPTED if in_collection else pytest.ExitCode.USAGE_ERROR)
     assert said.count(message) == 1
     assert "INTERNALERROR" not in said
     assert "Traceback" not in said
+    assert "session.py" not in said  # nor a traceback in pytest's own style
     assert not (project.pytester.path / "out").exists()
 
 
@@ -317,3 +318,20 @@ def test_what_cannot_be_called_is_refused_in_one_line(project: Any) -> None:
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["energy(...) measures a callable, not 3."])
     result.stdout.no_fnmatch_line("*TypeError*")
+
+
+def test_a_callable_that_raises_is_shown_without_our_frames(project: Any) -> None:
+    """The test's line, the callable's line, and nothing between."""
+    project.pytester.makepyfile(
+        """
+        def boom(x):
+            raise ValueError("mine")
+        def test_mine(energy):
+            energy(boom, 3)
+        """
+    )
+    result = project.run("--models", "m-one")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["*ValueError: mine"])
+    for ours in ("fixture.py", "runner.py", "trials.py"):
+        assert ours not in result.stdout.str()

@@ -3,12 +3,14 @@
 import itertools
 
 import numpy as np
+import polars as pl
 import pytest
 
 from pytest_llmenergy.errors import RequestError
 from pytest_llmenergy.routing.baselines import baselines, round_robin
 from pytest_llmenergy.routing.frontier import at_accuracy, at_energy, between, plan_at, sweep
-from pytest_llmenergy.routing.problem import Problem
+from pytest_llmenergy.routing.problem import Problem, make_problem, share_bounds
+from pytest_llmenergy.routing.workload import read_workload, workload_of
 
 ZETAS = np.linspace(0, 1, 21)
 
@@ -58,7 +60,7 @@ def test_an_accuracy_is_met_by_the_cheapest_plan_of_the_frontier(problem):
     assert problem.objective(point.totals, point.zeta) == pytest.approx(
         plan_at(problem, point.zeta).solution.objective, rel=1e-11
     )
-    assert point.energy_bound_j <= point.totals.energy_j
+    assert point.energy_bound_j < point.totals.energy_j
     assert point.energy_bound_j == pytest.approx(point.totals.energy_j, rel=0.02)
 
 
@@ -92,6 +94,9 @@ def test_baselines_are_those_of_figure_3(problem):
     queries = problem.workload.queries
     assert found["medium"].totals.counts.tolist() == [0, queries, 0]
     assert found["round-robin"].totals.counts.tolist() == [100, 100, 100]
+    rival = found["round-robin"].rival
+    assert rival.totals.accuracy >= found["round-robin"].totals.accuracy
+    assert found["round-robin"].saving == 1 - rival.totals.energy_j / found["round-robin"].totals.energy_j
     assert found["round-robin"].saving > 0.1
     # Equation 3 keeps the optimum from being one model alone, and the random plan exactly right.
     assert found["random"].totals.counts.sum() == queries
@@ -99,11 +104,41 @@ def test_baselines_are_those_of_figure_3(problem):
     assert found["random"].totals.counts.tolist() == again["random"].totals.counts.tolist()
 
 
+def test_random_is_a_fair_die(hosts):
+    """Each model gets a third, as nearly as chance has it."""
+    workload = workload_of([5, 9], [20, 30], [15_000, 15_000])
+    problem = make_problem(hosts, workload, share_bounds([h.name for h in hosts], 30_000))
+    found = {b.name: b for b in baselines(problem, seed=1)}
+    assert np.abs(found["random"].totals.counts - 10_000).max() < 400
+
+
+def test_shares_that_rule_out_an_accuracy_leave_nothing_to_compare(hosts, workload):
+    """Three quarters for the large model are no saving, and no loss, against the small one alone."""
+    names = [h.name for h in hosts]
+    bounds = share_bounds(names, workload.queries, exact=dict(zip(names, (0.05, 0.2, 0.75), strict=True)))
+    found = {b.name: b for b in baselines(make_problem(hosts, workload, bounds), seed=1)}
+    assert found["small"].rival is None
+    assert found["small"].saving is None
+    assert found["large"].rival is None
+
+
+def test_round_robin_goes_on_from_batch_to_batch(tmp_path, hosts, monkeypatch):
+    """A workload read in parts is still dealt out in turn."""
+    monkeypatch.setattr("pytest_llmenergy.routing.workload._ROWS_A_BATCH", 64)
+    path = tmp_path / "w.parquet"
+    rng = np.random.default_rng(3)
+    rows = pl.DataFrame({"tokens_in": rng.integers(1, 9, 500), "tokens_out": rng.integers(1, 9, 500)})
+    rows.write_parquet(path, row_group_size=50)
+    workload = read_workload(path)
+    problem = make_problem(hosts, workload, share_bounds([h.name for h in hosts], 500))
+    expected = np.zeros(problem.energy_j.shape, int)
+    where = workload.finder()(rows["tokens_in"].to_numpy(), rows["tokens_out"].to_numpy())
+    np.add.at(expected, (np.arange(500) % 3, where), 1)
+    assert round_robin(problem).tolist() == expected.tolist()
+
+
 def test_round_robin_follows_the_workloads_order(tmp_path, hosts):
     """Query i goes to model i mod K, counts spread out."""
-    from pytest_llmenergy.routing.problem import make_problem, share_bounds
-    from pytest_llmenergy.routing.workload import read_workload
-
     path = tmp_path / "w.csv"
     path.write_text("tokens_in,tokens_out,count\n9,9,1\n1,1,4\n5,5,1\n")
     workload = read_workload(path)

@@ -1,5 +1,7 @@
 """Answers whose length nobody knows yet."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -83,3 +85,27 @@ def test_a_blind_plan_is_exact_and_no_better_than_a_knowing_one(history, hosts):
     assert after.energy_j == pytest.approx(point.totals.energy_j)
     assert after.accuracy == pytest.approx(point.totals.accuracy)
     assert plan_at(known, 0.5).solution.objective <= known.objective(after, 0.5) + 1e-12
+
+
+def test_what_is_counted_of_known_lengths_is_expected_of_unknown_ones(coming, hosts):
+    """Predictions below 0, queries beyond the fits, parts of a call, and the largest query that may come."""
+    history = workload_of([5] * 100 + [50] * 100, [10] * 75 + [30] * 25 + [200] * 50 + [400] * 50)
+    small = replace(
+        hosts[0],
+        energy=replace(
+            hosts[0].energy,
+            coefficients={"tokens_in": -4.0, "tokens_out": 1.0},  # below 0 for 5 in, 10 out
+            tokens_in_range=(1, 60),
+            tokens_out_range=(1, 300),  # answers of 400 are beyond it
+        ),
+        runtime=replace(hosts[0].runtime, batch_size=8),
+    )
+    bounds = share_bounds(NAMES, 30)
+    blind = blind_problem([small, *hosts[1:]], coming, bounds, learn_lengths(history, least_queries=50))
+    assert blind.negative_pairs == 15  # of 20 prompts of 5 tokens, three quarters
+    assert blind.outside == 5  # of 10 prompts of 50 tokens, a half
+    known = make_problem([small, *hosts[1:]], history, share_bounds(NAMES, 200))
+    assert blind.energy_scale_j == pytest.approx(known.energy_scale_j)
+    assert blind.accuracy_scale == pytest.approx(known.accuracy_scale)
+    calls_s = small.call_s_of(np.array([5, 5]), np.array([10, 30]))
+    assert blind.runtime_s[0, 0] == pytest.approx((0.75 * calls_s[0] + 0.25 * calls_s[1]) / 8)

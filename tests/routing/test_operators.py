@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
+from scipy.optimize import linprog
 
 from pytest_llmenergy.errors import RequestError
 from pytest_llmenergy.routing.frontier import plan_at
@@ -86,7 +87,7 @@ def test_bins_give_a_bound_for_all_classes(problem, monkeypatch):
     most = 0.2 * float(problem.workload.tokens @ problem.workload.counts)
     limits = Limits(tokens={"large": most, "medium": most})
     exact, _ = plan_within(problem, 0.1, limits)
-    monkeypatch.setattr("pytest_llmenergy.routing.program._MOST_VARIABLES", 90)
+    monkeypatch.setattr("pytest_llmenergy.routing.relaxation.MOST_VARIABLES", 90)
     binned, _ = plan_within(problem, 0.1, limits)
     assert binned.solution.dual_bound <= exact.solution.objective
     assert (binned.solution.flow @ problem.workload.tokens)[1:].max() <= most
@@ -112,6 +113,70 @@ def test_hosting_decides_how_many_instances_fit_the_budget(tiny):
         assert point.solution.flow[k] @ tiny.runtime_s[k] <= 1.5 * whole.instances[k] + 1e-9
     assert point.solution.objective == pytest.approx(brute_force(tiny, 0.05, feasible), abs=1e-9)
     assert point.solution.dual_bound <= point.solution.objective
+
+
+def relaxed(problem, zeta, rows, instances=0, budget=None):
+    """The linear relaxation by SciPy: rows over pairs and instances, each at most 0 or its limit."""
+    models, classes = problem.energy_j.shape
+    each = np.kron(np.ones(models), np.eye(classes)).reshape(classes, -1)
+    left = np.array([row for row, _ in rows])
+    limits = [limit for _, limit in rows]
+    if budget is not None:
+        left = np.vstack([left, [0.0] * (models * classes) + [1, 2, 4]])
+        limits.append(budget)
+    return linprog(
+        np.append(problem.costs(zeta).ravel(), np.zeros(instances)),
+        A_ub=left,
+        b_ub=limits,
+        A_eq=np.hstack([each, np.zeros((classes, instances))]),
+        b_eq=problem.workload.counts,
+    ).fun
+
+
+def of_model(problem, k, values):
+    """A row's weights over all pairs, those of other models 0."""
+    row = np.zeros(problem.energy_j.shape)
+    row[k] = values
+    return row.ravel()
+
+
+@pytest.mark.parametrize("zeta", [0.05, 0.2])
+def test_the_bound_under_capacities_is_the_relaxations(tiny, zeta):
+    """Proved by the multipliers alone, and below the best whole plan where queries cannot be split."""
+    point, _ = plan_within(tiny, zeta, Limits(tokens={"large": 120, "medium": 90}))
+    rows = [(of_model(tiny, 2, tiny.tokens), 120), (of_model(tiny, 1, tiny.tokens), 90)]
+    assert point.solution.dual_bound == pytest.approx(relaxed(tiny, zeta, rows), rel=1e-6)
+    assert point.solution.gap > 1e-3
+
+
+def test_the_bound_of_hosting_is_that_of_instances_in_parts(tiny):
+    """The GPU budget goes at best to the model that makes the most of a GPU."""
+    point, _ = plan_within(tiny, 0.05, Limits(gpu_budget=6, horizon_s=1.5))
+    rows = []
+    for k in range(3):
+        a_model = -np.eye(3)[k]
+        rows.append((np.append(of_model(tiny, k, tiny.runtime_s[k]), 1.5 * a_model), 0.0))
+        rows.append((np.append(of_model(tiny, k, 1.0), 7.0 * a_model), 0.0))
+    expected = relaxed(tiny, 0.05, rows, instances=3, budget=6)
+    assert point.solution.dual_bound <= point.solution.objective
+    assert point.solution.dual_bound <= expected + 1e-6
+    assert point.solution.dual_bound == pytest.approx(expected, rel=0.05)
+
+
+def test_shares_hold_beside_capacities(hosts, workload):
+    """A largest and a least share, where a capacity makes it a program on classes."""
+    bounds = share_bounds(NAMES, workload.queries, most={"medium": 0.3}, least={"large": 0.2})
+    problem = make_problem(hosts, workload, bounds)
+    point, _ = plan_within(problem, 0.3, Limits(tokens={"small": 1e9}))
+    assert point.solution.objective == pytest.approx(plan_at(problem, 0.3).solution.objective, rel=1e-9)
+    assert point.totals.counts[1] <= 90
+    assert point.totals.counts[2] >= 60
+    free, _ = plan_within(
+        make_problem(hosts, workload, share_bounds(NAMES, workload.queries)),
+        0.3,
+        Limits(tokens={"small": 1e9}),
+    )
+    assert free.totals.counts[1] > 90 or free.totals.counts[2] < 60
 
 
 def test_a_model_that_is_not_hosted_gets_no_query(tiny):
@@ -143,12 +208,21 @@ def test_latency_and_shares_that_conflict_are_named(hosts, workload):
     assert "to small" not in message
     possible = int(workload.counts[problem.allowed[2]].sum())
     assert f"large can serve {possible} of them in time" in message
+    least_s = float(message.rpartition("--latency-at-most ")[2].split()[0])
+    assert plan_at(make_problem(hosts, workload, bounds, latency_s=least_s), 0.5).solution.gap == 0
+    with pytest.raises(InfeasibleError):
+        plan_at(make_problem(hosts, workload, bounds, latency_s=least_s * 0.99), 0.5)
 
 
 def test_a_latency_nobody_can_keep_is_said_so(hosts, workload):
-    """With the number of queries it leaves without a model."""
-    problem = make_problem(hosts, workload, share_bounds(NAMES, workload.queries), latency_s=1e-6)
-    assert "300 of 300 queries no model" in explain_infeasible(problem)
+    """With the number of queries it leaves without a model, and the least latency that leaves none."""
+    bounds = share_bounds(NAMES, workload.queries)
+    with pytest.raises(InfeasibleError, match="300 of 300 queries no model") as caught:
+        make_problem(hosts, workload, bounds, latency_s=1e-6)
+    least_s = float(str(caught.value).rpartition(" one is ")[2].split()[0])
+    make_problem(hosts, workload, bounds, latency_s=least_s)
+    with pytest.raises(InfeasibleError, match="1 of 300 queries"):
+        make_problem(hosts, workload, bounds, latency_s=least_s * 0.999)
 
 
 def test_capacities_that_conflict_are_named(tiny):
@@ -172,15 +246,25 @@ def test_a_conflict_leaves_out_what_is_not_part_of_it(hosts, workload):
     assert "small" not in str(caught.value)
 
 
+def test_a_solver_that_gives_up_is_not_taken_for_a_conflict(tiny, monkeypatch):
+    """Running out of time proves nothing about the constraints."""
+    monkeypatch.setattr("pytest_llmenergy.routing.pulp_solver.solve", lambda *_: "time-limit")
+    with pytest.raises(RequestError, match="PuLP ended time-limit") as caught:
+        plan_within(tiny, 0.5, Limits(gpu_budget=6, horizon_s=1.5))
+    assert not isinstance(caught.value, InfeasibleError)
+
+
 @pytest.mark.parametrize(
     ("limits", "words"),
     [
         (Limits(tokens={"x": 5}), "no such model"),
-        (Limits(tokens={"small": -1}), "too little"),
+        (Limits(tokens={"small": -1}), "out of range"),
         (Limits(gpu_budget=0, horizon_s=1), "at least one GPU"),
         (Limits(gpu_budget=4), "needs --horizon"),
+        (Limits(gpu_budget=4, horizon_s=float("inf"), gpus_each=dict.fromkeys(NAMES, 1)), "needs --horizon"),
+        (Limits(tokens={"small": float("inf")}), "out of range"),
         (Limits(horizon_s=4), "says nothing without --gpu-budget"),
-        (Limits(gpus_each={"small": 0}), "too little"),
+        (Limits(gpus_each={"small": 0}), "out of range"),
     ],
 )
 def test_limits_that_make_no_sense_are_refused(hosts, limits, words):

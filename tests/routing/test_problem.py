@@ -1,5 +1,7 @@
 """Equation 2 and the shares."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -110,8 +112,6 @@ def test_zeta_outside_its_range_is_refused(problem, zeta):
 
 def test_negative_predictions_count_as_zero_and_are_counted(hosts):
     """The paper's form lets energy fall below 0; no query gives energy back."""
-    from dataclasses import replace
-
     odd = replace(
         hosts[0], energy=replace(hosts[0].energy, coefficients={"tokens_in": -1.0, "tokens_out": 1.0})
     )
@@ -123,8 +123,6 @@ def test_negative_predictions_count_as_zero_and_are_counted(hosts):
 
 def test_queries_beyond_the_fitted_range_are_counted(hosts):
     """A prediction there is an extrapolation, and the report says so."""
-    from dataclasses import replace
-
     ranged = replace(
         hosts[0], energy=replace(hosts[0].energy, tokens_in_range=(8, 64), tokens_out_range=(8, 64))
     )
@@ -135,8 +133,6 @@ def test_queries_beyond_the_fitted_range_are_counted(hosts):
 
 def test_a_query_is_a_part_of_a_fitted_call(hosts, workload):
     """A call of 32 sequences costs each of them a thirty-second part."""
-    from dataclasses import replace
-
     batched = [
         replace(h, energy=replace(h.energy, batch_size=32), runtime=replace(h.runtime, batch_size=32))
         for h in hosts
@@ -145,3 +141,20 @@ def test_a_query_is_a_part_of_a_fitted_call(hosts, workload):
     one, many = make_problem(hosts, workload, bounds), make_problem(batched, workload, bounds)
     np.testing.assert_allclose(many.energy_j * 32, one.energy_j)
     np.testing.assert_allclose(many.runtime_s * 32, one.runtime_s)
+
+
+def test_a_query_waits_for_the_whole_of_its_call(hosts, workload):
+    """A latency limit looks at the call of 32, not at a query's part of it."""
+    batched = [replace(h, runtime=replace(h.runtime, batch_size=32)) for h in hosts]
+    bounds = share_bounds([h.name for h in hosts], workload.queries)
+    problem = make_problem(batched, workload, bounds, latency_s=5.0)
+    np.testing.assert_allclose(problem.call_s, 32 * problem.runtime_s)
+    np.testing.assert_array_equal(problem.allowed, problem.call_s <= 5.0)
+
+
+def test_no_query_gives_time_back(hosts):
+    """A runtime predicted below 0 counts as 0, as an energy does."""
+    odd = replace(hosts[0], runtime=replace(hosts[0].runtime, coefficients={"tokens_in": -1.0}))
+    queries = workload_of([10, 1], [5, 5], [3, 1])
+    problem = make_problem((odd, *hosts[1:]), queries, share_bounds([h.name for h in hosts], 4))
+    assert problem.runtime_s.min() == 0

@@ -73,6 +73,32 @@ def test_unknown_lengths_are_expected(problem):
     assert router.route(5) == NAMES[int(mean.argmin())]
 
 
+def test_expected_costs_are_weighed_by_how_likely_a_length_is(problem):
+    """A price is worth as much as it would be against a known length's cost."""
+    document = plan_document(problem, [plan_at(problem, 0.3)])
+    point = document["points"][0]
+    point["bound_shares"] = dict.fromkeys(NAMES, None)
+    lengths = learn_lengths(problem.workload, least_queries=50)
+    outs, chances = lengths.given(5)
+    mean = Router.from_plan(document).costs(np.full(len(outs), 5), outs) @ chances
+    cheapest, dearest = int(mean.argmin()), int(mean.argmax())
+    point["prices"] = dict.fromkeys(NAMES, 0.0)
+    for factor, expected in ((0.9, cheapest), (1.1, dearest)):
+        point["prices"][NAMES[dearest]] = factor * float(mean[dearest] - mean[cheapest])
+        assert Router.from_plan(document, lengths=lengths).route(5) == NAMES[expected]
+
+
+def test_bounds_hold_in_the_half_held_out(hosts, workload):
+    """A largest share of the workload is as large a share of its half, and the half is the other one."""
+    bounds = share_bounds(NAMES, workload.queries, most={"large": 0.3})
+    result = hold_out(make_problem(hosts, workload, bounds), 0.02, seed=1)
+    assert result.optimum.counts[2] == 45
+    assert result.routed.counts[2] == pytest.approx(45, abs=3)
+    more = replace(workload, counts=workload.counts + (np.arange(len(workload.counts)) == 0))
+    odd = make_problem(hosts, more, share_bounds(NAMES, more.queries))
+    assert hold_out(odd, 0.3, seed=1).queries == more.queries - more.queries // 2 == 151
+
+
 def test_negative_tokens_are_refused(problem):
     """As in a workload."""
     router = Router.from_plan(plan_document(problem, [plan_at(problem, 0.3)]))
@@ -134,5 +160,5 @@ def test_two_queries_cannot_be_held_out(hosts):
 
     queries = workload_of([1, 2, 3], [1, 2, 3])
     problem = make_problem(hosts, queries, share_bounds(NAMES, 3))
-    with pytest.raises(RequestError, match="too few"):
+    with pytest.raises(RequestError, match="too small"):
         hold_out(problem, 0.5, seed=0)

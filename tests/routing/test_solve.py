@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pytest_llmenergy.errors import RequestError
-from pytest_llmenergy.routing import pulp_solver
+from pytest_llmenergy.routing import exchange, pulp_solver
 from pytest_llmenergy.routing.solve import InfeasibleError, exact_dot, solve
 
 
@@ -161,3 +161,18 @@ def test_two_equal_models_are_told_apart_by_their_counts_alone(slack):
     solution = solve(costs, counts, share - slack, share + slack)
     check(solution, costs, counts, share - slack, share + slack)
     assert solution.gap == 0
+
+
+@pytest.mark.parametrize("start", [(0.3, 0.0, 0.0), (0.0, -0.4, 0.2), (1e-7, 0.0, 0.0)])
+def test_a_neighbours_price_that_binds_no_longer_is_let_go(start, monkeypatch):
+    """Counts within their bounds do not make a price right; the exchange is left with a few classes only."""
+    moves = []
+    augment = exchange._Network.augment
+    monkeypatch.setattr(exchange._Network, "augment", lambda self: moves.append(1) or augment(self))
+    costs = np.random.default_rng(4).normal(size=(3, 9_000))
+    counts = np.full(9_000, 2)
+    lower, upper = np.array([1, 1, 1]), np.full(3, 17_999)
+    solution = solve(costs, counts, lower, upper, prices=np.array(start))
+    check(solution, costs, counts, lower, upper)
+    assert solution.gap == 0
+    assert len(moves) < 50

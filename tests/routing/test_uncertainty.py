@@ -80,3 +80,50 @@ def test_a_coin_toss_grows_with_the_error(hosts, workload):
         assert coin_toss(problem, point.solution, 0.0, 0.95).queries == 0
     assert tosses[0] <= 3
     assert tosses[0] < tosses[1] < tosses[2] == workload.queries
+
+
+def test_a_relative_residual_is_a_part_of_what_is_predicted(hosts, workload):
+    """A fit of relative errors that is 10 % off a class is 10 % of that class's energy off."""
+    fits = [
+        replace(
+            h,
+            energy=replace(
+                h.energy, covariance=((0.0,) * 3,) * 3, residual_scale=0.1, df_resid=10_000, relative=True
+            ),
+        )
+        for h in hosts
+    ]
+    problem, point = planned(fits, workload)
+    expected = 1.96 * 0.1 * np.sqrt(np.sum((point.solution.flow * problem.energy_j) ** 2))
+    assert energy_half_width_j(problem, point.solution.flow, 0.95) == pytest.approx(expected, rel=1e-3)
+
+
+def test_a_part_of_a_call_has_its_part_of_the_error(hosts, workload):
+    """Fitted on calls of 32, a query's interval is a thirty-second of the call's, and no toss is fairer."""
+    one = unsure(hosts, 0.05)
+    many = [replace(h, energy=replace(h.energy, batch_size=32)) for h in one]
+    (problem, point), (problem_32, _) = planned(one, workload), planned(many, workload)
+    half_j = energy_half_width_j(problem, point.solution.flow, 0.95)
+    assert energy_half_width_j(problem_32, point.solution.flow, 0.95) == pytest.approx(half_j / 32)
+    tosses = coin_toss(problem, point.solution, 0.3, 0.95), coin_toss(problem_32, point.solution, 0.3, 0.95)
+    assert tosses[0].queries == tosses[1].queries > 0
+
+
+def test_a_coin_toss_says_between_which_models_and_where(hosts, workload):
+    """Its pairs add up to its queries, and each query named lies between the counts given."""
+    problem, point = planned(unsure(hosts, 0.05), workload)
+    toss = coin_toss(problem, point.solution, 0.3, 0.95)
+    assert sum(pair.queries for pair in toss.between) == toss.queries
+    assert [pair.queries for pair in toss.between] == sorted((p.queries for p in toss.between), reverse=True)
+    for pair in toss.between:
+        inside = (workload.tokens_in >= pair.tokens_in[0]) & (workload.tokens_in <= pair.tokens_in[1])
+        inside &= (workload.tokens_out >= pair.tokens_out[0]) & (workload.tokens_out <= pair.tokens_out[1])
+        assert workload.counts[inside].sum() >= pair.queries
+        assert pair.models in {("small", "medium"), ("medium", "large"), ("small", "large")}
+    # With energy alone to decide and no price, the two cheapest are the small and the medium one.
+    free = {"least": dict.fromkeys(NAMES, 0), "most": dict.fromkeys(NAMES, 1)}
+    problem = make_problem(unsure(hosts, 5.0), workload, share_bounds(NAMES, workload.queries, **free))
+    only = coin_toss(problem, plan_at(problem, 1.0).solution, 1.0, 0.95).between
+    assert [(pair.models, pair.queries) for pair in only] == [(("small", "medium"), workload.queries)]
+    assert only[0].tokens_in == (workload.tokens_in.min(), workload.tokens_in.max())
+    assert only[0].tokens_out == (workload.tokens_out.min(), workload.tokens_out.max())

@@ -60,6 +60,18 @@ def test_windows_a_query_may_use_run_from_arrival_to_deadline(timed):
     assert rows == {(5, 0, 0), (5, 0, 1), (5, 1, 2), (8, 2, 2), (8, 0, 2)}
 
 
+def test_a_row_that_counts_for_many_is_many(tmp_path, windows, hosts):
+    """In the plan's sums as in the file it writes."""
+    path = tmp_path / "counted.csv"
+    path.write_text("tokens_in,tokens_out,arrival_s,count\n5,100,0,3\n8,40,210,2\n")
+    counted = read_timed_workload(path, windows)
+    assert counted.workload.queries == 5
+    plan = plan_in_windows(free(hosts, counted), counted, windows, 1.0, Limits())
+    assert plan.flow.sum(axis=(0, 2)).tolist() == [0, 3, 2]
+    write_timed_assignment(tmp_path / "plan.csv", counted, plan, NAMES)
+    assert len(pl.read_csv(tmp_path / "plan.csv")) == 5
+
+
 def test_queries_wait_for_the_cheapest_window_they_may(hosts, timed, windows):
     """With energy alone to decide, three of the five go when the grid is clean."""
     plan = plan_in_windows(free(hosts, timed), timed, windows, 1.0, Limits())

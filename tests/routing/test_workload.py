@@ -126,9 +126,11 @@ def test_bad_arrays_are_refused(bad):
         workload_of(bad, [1])
 
 
-def test_an_assignment_keeps_order_and_counts(store, queries, tmp_path, monkeypatch):
+@pytest.mark.parametrize("places", [1 << 24, 10])
+def test_an_assignment_keeps_order_and_counts(store, queries, tmp_path, monkeypatch, places):
     """One row a query in the workload's order; each class split as planned, across batches."""
     monkeypatch.setattr(module, "_ROWS_A_BATCH", 64)
+    monkeypatch.setattr(module, "_MOST_PLACES", places)
     workload = read_workload(store(queries))
     rng = np.random.default_rng(1)
     first = rng.integers(0, workload.counts + 1)
