@@ -86,7 +86,7 @@ class Huber:
         start = bound[active] - solved * step[:, None]
         side = np.where(inside, 0, np.sign(residual)).astype(np.int8)
         found, done, change = self._settled(which, active, start, side)
-        for column in np.unique(change[~done]):
+        for column in set(change[~done].tolist()):
             again = np.flatnonzero(~done & (change == column))
             others = active.copy()
             others[column] = not active[column]
