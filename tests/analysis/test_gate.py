@@ -408,6 +408,18 @@ def test_the_dearest_cell_counts_for_a_budget():
     assert (broken.cell, broken.energy_j_per_token) == (dearest, costs[dearest])
 
 
+def test_a_budget_of_measured_energy_meets_no_estimate():
+    """Nor the other way round: one is not held against the other."""
+    session = one_session(members=SMALL[:1])
+    estimated = with_reading(session, SMALL[0], provenance=Provenance.ESTIMATED)
+    measured = Budget(model="mistral-7b", max_energy_j_per_token=1e9)
+    of_estimates = msgspec.structs.replace(measured, provenance=Provenance.ESTIMATED)
+    for budget, held, other in ((measured, session, estimated), (of_estimates, estimated, session)):
+        assert not hold(Budgets(budget=(budget,)), held)[0].broken
+        with pytest.raises(RequestError, match="they are not held against each other"):
+            hold(Budgets(budget=(budget,)), other)
+
+
 def test_every_look_pays_its_share():
     """Two looks judge at half the error each, and state the rate of both together."""
     blocks = QUIET.blocks(SMALL, random.Random(1), blocks=10, trials=3)
