@@ -18,7 +18,7 @@ from pytest_llmenergy.analysis.gate import (
     compare_sessions,
 )
 from pytest_llmenergy.analysis.gate.align import align
-from pytest_llmenergy.analysis.gate.budget import Budget, Budgets, hold
+from pytest_llmenergy.analysis.gate.budget import Budget, Budgets, hold, updated
 from pytest_llmenergy.analysis.gate.looks import Looks
 from pytest_llmenergy.analysis.gate.readings import Reading
 from pytest_llmenergy.analysis.gate.tolerances import parse_tolerances
@@ -406,6 +406,18 @@ def test_the_dearest_cell_counts_for_a_budget():
     broken, kept, unmeasured = hold(budgets, session)
     assert (broken.broken, kept.broken, unmeasured.broken) == (True, False, True)
     assert (broken.cell, broken.energy_j_per_token) == (dearest, costs[dearest])
+
+
+def test_budgets_move_to_the_dearest_cell_and_the_headroom():
+    """Those there are and a new one alike; one that was not measured stays."""
+    session = one_session(members=SMALL)
+    dearest = max(reading.energy_j_per_token for reading in session.readings.values())
+    other = Budget(model="other", max_energy_j_per_token=1.0)
+    before = Budgets(budget=(other, Budget(model="mistral-7b", max_energy_j_per_token=1.0)))
+    for budgets in (before, Budgets(budget=(other,))):
+        stayed, moved = updated(budgets, session, 0.1).budget
+        assert stayed == other
+        assert moved.max_energy_j_per_token == pytest.approx(1.1 * dearest, rel=1e-3)
 
 
 def test_a_budget_of_measured_energy_meets_no_estimate():
