@@ -408,6 +408,15 @@ def test_the_dearest_cell_counts_for_a_budget():
     assert (broken.cell, broken.energy_j_per_token) == (dearest, costs[dearest])
 
 
+def test_a_setting_with_several_values_is_not_aligned():
+    """Cells of two batch sizes are not those of one: a vanished one must not be taken for another."""
+    base = one_session(members=SMALL)
+    larger = {msgspec.structs.replace(cell, batch_size=64): r for cell, r in base.readings.items()}
+    head, across = align(base, replace(base, readings=base.readings | larger))
+    assert across == {}
+    assert {cell.batch_size for cell in head.readings} == {32, 64}
+
+
 def test_budgets_move_to_the_dearest_cell_and_the_headroom():
     """Those there are and a new one alike; one that was not measured stays."""
     session = one_session(members=SMALL)
