@@ -48,6 +48,11 @@ class LoadedModel(Protocol):
         """How many GPUs hold a part of it; None where the engine cannot tell."""
         ...
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether it can do no more calls and has to be loaded anew."""
+        ...
+
     def check(self, work: Work) -> str | None:
         """Refuse work the model cannot do, before anything is measured; a warning to print, or None.
 

@@ -13,7 +13,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pytest_llmenergy.backends import presets
+from pytest_llmenergy.backends.architecture import CACHE_KEYS, kv_elements_per_token_and_layer
 from pytest_llmenergy.errors import WrongWorkError
 
 if TYPE_CHECKING:
@@ -203,8 +203,8 @@ def shape_of(network: Any) -> Shape:
         head_parameters=int(config.hidden_size) * int(config.vocab_size),
         attention_dims=heads * int(getattr(config, "head_dim", None) or config.hidden_size // heads),
         windows=_windows_of(config),
-        kv_elements_per_token_and_layer=presets.kv_elements_per_token_and_layer(
-            {key: getattr(config, key, None) for key in presets.CACHE_KEYS}
+        kv_elements_per_token_and_layer=kv_elements_per_token_and_layer(
+            {key: getattr(config, key, None) for key in CACHE_KEYS}
         ),
         bytes_per_weight=network.get_memory_footprint(return_buffers=False)
         / max(1, network.num_parameters()),

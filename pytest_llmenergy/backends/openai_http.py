@@ -157,6 +157,11 @@ class OpenAIModel:
         return
 
     @property
+    def is_lost(self) -> bool:
+        """Never: the server is not ours to start again."""
+        return False
+
+    @property
     def n_gpus(self) -> int | None:
         """How many GPUs the server's processes compute on; None where that cannot be seen."""
         gpus = server_process.gpus_of(set(self.pids))

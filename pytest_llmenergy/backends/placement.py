@@ -12,7 +12,7 @@ from pytest_llmenergy.errors import DoesNotFitError, RequestError, require
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from pytest_llmenergy.backends.presets import Preset
+    from pytest_llmenergy.backends.architecture import Preset
 
 # Share of a GPU that weights may take; the rest is for the cache, the activations and the kernels. With it,
 # the numbers of A100 40 GB GPUs in the paper's Table 1 come out.

@@ -54,6 +54,11 @@ class ReplayLoadedModel:
         return "replay"
 
     @property
+    def is_lost(self) -> bool:
+        """Never: nothing runs."""
+        return False
+
+    @property
     def n_gpus(self) -> int:
         """One a GPU domain."""
         return sum(domain.startswith("gpu:") for domain in self._model.energy_j)

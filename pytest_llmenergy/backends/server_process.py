@@ -36,7 +36,11 @@ def processes_behind(port: int) -> list[Any]:
 
 
 def gpus_of(pids: set[int]) -> tuple[int, ...] | None:
-    """The GPUs on which one of the processes computes, by NVML's index; None where NVML will not tell."""
+    """The GPUs on which one of the processes computes, by NVML's index; none where there is no driver.
+
+    None where it cannot be known: NVML will not tell, or shows none of them on any GPU, as it does where they
+    have other numbers than it sees (in a container, say).
+    """
     try:
         import pynvml
     except ModuleNotFoundError:
@@ -46,7 +50,7 @@ def gpus_of(pids: set[int]) -> tuple[int, ...] | None:
     except pynvml.NVMLError:
         return ()  # no driver, no GPU
     try:
-        return tuple(
+        found = [
             index
             for index in range(pynvml.nvmlDeviceGetCount())
             if pids
@@ -54,8 +58,9 @@ def gpus_of(pids: set[int]) -> tuple[int, ...] | None:
                 p.pid
                 for p in pynvml.nvmlDeviceGetComputeRunningProcesses(pynvml.nvmlDeviceGetHandleByIndex(index))
             }
-        )
+        ]
     except pynvml.NVMLError:
-        return None
+        found = []
     finally:
         pynvml.nvmlShutdown()
+    return tuple(found) or None

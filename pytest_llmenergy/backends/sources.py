@@ -10,10 +10,13 @@ import importlib.util
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pytest_llmenergy.backends import presets
 from pytest_llmenergy.errors import DocumentError, RequestError, require
+
+if TYPE_CHECKING:
+    from pytest_llmenergy.backends.architecture import Preset
 
 WEIGHT_PATTERNS = (
     "*.safetensors",
@@ -40,7 +43,7 @@ class Source:
     weights: Weights
     model_type: str | None = None
     config: dict[str, Any] | None = None
-    preset: presets.Preset | None = None
+    preset: Preset | None = None
     directory: Path | None = None
     gguf_file: str | None = None
     note: str | None = None  # what the user should know about how the value was read
@@ -69,7 +72,7 @@ def find(model: str) -> Source:
     raise AssertionError
 
 
-def _from_package(preset: presets.Preset, package: str) -> Source:
+def _from_package(preset: Preset, package: str) -> Source:
     """Find the GGUF file that a package carries; the package itself is not imported."""
     distribution = package.replace("_", "-")
     found = importlib.util.find_spec(package)
@@ -94,7 +97,7 @@ def _from_package(preset: presets.Preset, package: str) -> Source:
     )
 
 
-def _from_preset(preset: presets.Preset) -> Source:
+def _from_preset(preset: Preset) -> Source:
     if preset.package is not None:
         return _from_package(preset, preset.package)
     return Source(

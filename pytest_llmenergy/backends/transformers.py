@@ -69,7 +69,7 @@ class TransformersBackend:
     def find(self, model: str) -> Source:
         """Look for its preset, files or cache entry, and whether it can be had as it is asked for.
 
-        torch is imported only where GPUs were asked for.
+        torch is imported only where a GPU or tensor parallelism was asked for.
 
         Raises:
             RequestError: there is no such model or device here, or a setting does not go with it.
@@ -79,18 +79,24 @@ class TransformersBackend:
         if self._prompts and source.directory is None:
             raise prompts.no_tokenizer(source.name)
         if self._n_ranks > 1:
-            if self._prompts:
-                raise RequestError(
-                    "prompts of your own are not shared out between processes: leave "
-                    "--llm-energy-prompts or --llm-energy-tensor-parallel out."
-                )
-            if source.gguf_file is not None:
-                raise RequestError(
-                    f"{source.name} is a GGUF file, which has no tensor parallelism here: leave "
-                    "--llm-energy-tensor-parallel out."
-                )
-            tensor_parallel.check_machine(self._n_ranks, self._device)
+            self._find_in_parallel(source)
         return source
+
+    def _find_in_parallel(self, source: Source) -> None:
+        if self._prompts:
+            raise RequestError(
+                "prompts of your own are not shared out between processes: leave "
+                "--llm-energy-prompts or --llm-energy-tensor-parallel out."
+            )
+        if source.gguf_file is not None:
+            raise RequestError(
+                f"{source.name} is a GGUF file, which has no tensor parallelism here: leave "
+                "--llm-energy-tensor-parallel out."
+            )
+        torch = _packages()
+        tensor_parallel.check_machine(self._n_ranks, self._device)
+        with problems_named(source.name):
+            tensor_parallel.check(self._meta(source, torch.bfloat16), source.name, self._n_ranks)
 
     def load(self, model: str) -> TransformersModel:
         """Load a model by preset name, local directory, GGUF file or hub id in the cache.
@@ -99,9 +105,7 @@ class TransformersBackend:
             RequestError: there is no such model here, or it is none transformers knows.
             DoesNotFitError: it needs more memory than there is.
         """
-        torch = require("torch", feature="Running a model", extra="models")
-        require("transformers", feature="Running a model", extra="models")
-        require("accelerate", feature="Running a model", extra="models")
+        torch = _packages()
         source = self.find(model)
         if source.note:
             warnings.warn(source.note, stacklevel=2)
@@ -146,7 +150,6 @@ class TransformersBackend:
             default = "float32" if tiny and on_cpu else "bfloat16"
             dtype = _DTYPES[self._dtype or default]
             network = self._meta(source, getattr(torch, dtype))
-            tensor_parallel.check(network, source.name, self._n_ranks)
             directory = source.directory
             if source.weights is sources.Weights.RANDOM or directory is None:
                 network.tie_weights()
@@ -167,7 +170,6 @@ class TransformersBackend:
                     trust_remote_code=self._trust_remote_code,
                 )
         loaded.load_s = time.perf_counter() - started_s
-        loaded.expect_parameters(source)
         return loaded
 
     def _place(self, network: Any, source: Source) -> Placement:
@@ -229,6 +231,17 @@ class TransformersBackend:
                 **more,
             )
         return network, placed
+
+
+def _packages() -> Any:
+    """torch, where all is installed that runs a model.
+
+    Raises:
+        MissingExtraError: something is not.
+    """
+    for name in ("transformers", "accelerate"):
+        require(name, feature="Running a model", extra="models")
+    return require("torch", feature="Running a model", extra="models")
 
 
 def _dtype_of(config: dict[str, Any]) -> Any:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import contextlib
 import gc
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from pytest_llmenergy import units
 from pytest_llmenergy.backends import counting, prompts
-from pytest_llmenergy.backends.problems import memory_named, problems_named
+from pytest_llmenergy.backends.problems import memory_named
 from pytest_llmenergy.errors import RequestError, WrongWorkError
 from pytest_llmenergy.records import ModelRecord
 
@@ -56,10 +55,14 @@ class TransformersModel:
         # that one, so that nothing but the length ends a sequence.
         network.generation_config = GenerationConfig(pad_token_id=0)
         self._source = source
-        self._prompts = user_prompts
         self.load_s = load_s
         self._details = details
         self._config = network.config.get_text_config()
+        self._prompts = (
+            prompts.UserPrompts(user_prompts, source)
+            if user_prompts
+            else prompts.RandomTokens(vocabulary=int(self._config.vocab_size))
+        )
         self._device = next(network.parameters()).device
         self._parameters = sum(parameter.numel() for parameter in network.parameters())
         self._shape = counting.shape_of(network)
@@ -88,7 +91,7 @@ class TransformersModel:
             active_parameters=self._parameters - round(self._shape.idle_expert_parameters),
             details={
                 **self._details,
-                "prompts": f"the user's {len(self._prompts)}" if self._prompts else "random tokens",
+                "prompts": self._prompts.description,
                 "model_type": config.model_type,
                 "dtype": str(self._network.dtype).removeprefix("torch."),
                 "attention": getattr(config, "_attn_implementation", None),
@@ -109,6 +112,11 @@ class TransformersModel:
     def system(self) -> None:
         """The machine itself; the environment names it."""
         return
+
+    @property
+    def is_lost(self) -> bool:
+        """Never: a call that failed leaves the model as it was."""
+        return False
 
     @property
     def n_gpus(self) -> int:
@@ -163,22 +171,16 @@ class TransformersModel:
             RequestError: none of the user's prompts is long enough, or the model has no tokenizer.
             DoesNotFitError: there is no room for them.
         """
-        with self._in_memory(work):
-            return self._request(work)
-
-    def _request(self, work: Work) -> Request:
         import torch
         from transformers import GenerationConfig
 
-        if self._prompts:
-            rows = prompts.cut(self._tokenised, work.tokens_in, work.batch_size, work.seed)
-            input_ids = torch.tensor(rows).to(self._device)
-        else:
-            input_ids = self._random_tokens(work).to(self._device)
+        with self._in_memory(work):
+            input_ids = self._prompts.make(work).to(self._device)
+            attention_mask = torch.ones_like(input_ids)
         return Request(
             work=work,
             input_ids=input_ids,
-            attention_mask=torch.ones_like(input_ids),
+            attention_mask=attention_mask,
             generation_config=GenerationConfig(
                 max_new_tokens=work.tokens_out,
                 min_new_tokens=work.tokens_out,
@@ -187,23 +189,6 @@ class TransformersModel:
                 pad_token_id=0,
             ),
         )
-
-    def _random_tokens(self, work: Work) -> torch.Tensor:
-        import torch
-
-        vocabulary = int(self._config.vocab_size)
-        generator = torch.Generator().manual_seed(work.seed)
-        shape = (work.batch_size, work.tokens_in)
-        input_ids = torch.randint(vocabulary, shape, generator=generator)
-        # First tokens are drawn without replacement: no two sequences of a batch are equal, however short.
-        first = torch.randperm(vocabulary, generator=generator).repeat(-(-work.batch_size // vocabulary))
-        input_ids[:, 0] = first[: work.batch_size]
-        return input_ids
-
-    @cached_property
-    def _tokenised(self) -> list[list[int]]:
-        tokenizer = self._tokenizer()
-        return [tokenizer(prompt)["input_ids"] for prompt in self._prompts]
 
     def generate(self, request: Request, *, on_first_token: Callable[[], None] | None = None) -> torch.Tensor:
         """Generate; returns [batch_size, tokens_in + tokens_out].
@@ -276,7 +261,7 @@ class TransformersModel:
         """
         import torch
 
-        tokenizer = self._tokenizer()
+        tokenizer = prompts.tokenizer_of(self._source)
         if tokenizer.chat_template:
             messages = [{"role": "user", "content": prompt}]
             prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
@@ -287,16 +272,6 @@ class TransformersModel:
             )
         answer: str = tokenizer.decode(output[0, asked["input_ids"].shape[1] :], skip_special_tokens=True)
         return answer
-
-    def _tokenizer(self) -> Any:
-        from transformers import AutoTokenizer
-
-        if self._source.directory is None:
-            raise prompts.no_tokenizer(self._source.name)
-        with problems_named(self._source.name):
-            return AutoTokenizer.from_pretrained(
-                self._source.directory, gguf_file=self._source.gguf_file, local_files_only=True
-            )
 
     def close(self) -> None:
         """Free the memory."""

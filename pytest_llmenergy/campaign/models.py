@@ -67,9 +67,11 @@ class Models:
             RequestError: it cannot be had.
             DoesNotFitError: it needs more memory than there is.
         """
-        if self._loaded is not None and self._loaded[0] == model:
-            return self._loaded[1]
-        self.unload()
+        if self._loaded is not None:
+            name, loaded = self._loaded
+            if name == model and not loaded.is_lost:
+                return loaded
+            self.unload(at_rest=not loaded.is_lost)
         if model in self._unfit:
             raise self._unfit[model]
         self._observer.loading(model)

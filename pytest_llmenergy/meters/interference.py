@@ -7,7 +7,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pytest_llmenergy.meters import nvml_boards
+from pytest_llmenergy.meters import nvml_state
 from pytest_llmenergy.meters.machine import descendants, tree_busy_s
 
 if TYPE_CHECKING:
@@ -68,10 +68,10 @@ class GpuWatch:
         return now_s + _LOOK_S
 
     def _of(self, board: Board) -> Iterable[str]:
-        mask = nvml_boards.throttle_mask(board)
+        mask = nvml_state.throttle_mask(board)
         for reason in throttling(mask or 0):
             yield f"{board.domain}: {reason}"
-        foreign = nvml_boards.foreign_processes(board, lambda: set(descendants(self._proc, os.getpid())))
+        foreign = nvml_state.foreign_processes(board, lambda: set(descendants(self._proc, os.getpid())))
         if foreign:
             yield f"{board.domain}: used by another process ({', '.join(map(str, sorted(foreign)))})"
 

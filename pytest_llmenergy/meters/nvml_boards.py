@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -70,7 +69,7 @@ def _text(value: str | bytes) -> str:
     return value.decode() if isinstance(value, bytes) else value
 
 
-def _optional(call: Callable[..., Any], *arguments: Any) -> Any:
+def optional(call: Callable[..., Any], *arguments: Any) -> Any:
     """What a call gives, or None where this driver or board does not have it."""
     import pynvml
 
@@ -127,19 +126,19 @@ def _index(pynvml: ModuleType, selector: visible.Selector, uuids: list[str]) -> 
 
 def _uuid(pynvml: ModuleType, index: int) -> str:
     """Its UUID; empty of a board that does not answer, which is no reason to do without the others."""
-    handle = _optional(pynvml.nvmlDeviceGetHandleByIndex, index)
-    return "" if handle is None else _text(_optional(pynvml.nvmlDeviceGetUUID, handle) or "")
+    handle = optional(pynvml.nvmlDeviceGetHandleByIndex, index)
+    return "" if handle is None else _text(optional(pynvml.nvmlDeviceGetUUID, handle) or "")
 
 
 def _has_instance(pynvml: ModuleType, index: int, name: str) -> bool:
     """Whether a MIG instance of this name, which may be shortened, is on the board."""
-    handle = _optional(pynvml.nvmlDeviceGetHandleByIndex, index)
+    handle = optional(pynvml.nvmlDeviceGetHandleByIndex, index)
     return handle is not None and any(uuid.startswith(name) for uuid in _mig_uuids(pynvml, handle))
 
 
 def _mig_uuids(pynvml: ModuleType, handle: Any) -> Iterator[str]:
-    for number in range(_optional(pynvml.nvmlDeviceGetMaxMigDeviceCount, handle) or 0):
-        instance = _optional(pynvml.nvmlDeviceGetMigDeviceHandleByIndex, handle, number)
+    for number in range(optional(pynvml.nvmlDeviceGetMaxMigDeviceCount, handle) or 0):
+        instance = optional(pynvml.nvmlDeviceGetMigDeviceHandleByIndex, handle, number)
         if instance is not None:
             yield _text(pynvml.nvmlDeviceGetUUID(instance))
 
@@ -154,18 +153,18 @@ def _answering_board(pynvml: ModuleType, index: int, mig: str | None = None) -> 
 
 def _board(pynvml: ModuleType, index: int, mig: str | None) -> Board:
     handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-    mode = _optional(pynvml.nvmlDeviceGetMigMode, handle)
+    mode = optional(pynvml.nvmlDeviceGetMigMode, handle)
     if mig is None and mode is not None and mode[0]:
         mig = "one of its MIG instances"
-    limit_mw = _optional(pynvml.nvmlDeviceGetEnforcedPowerLimit, handle)
-    memory = _optional(pynvml.nvmlDeviceGetMemoryInfo, handle)
+    limit_mw = optional(pynvml.nvmlDeviceGetEnforcedPowerLimit, handle)
+    memory = optional(pynvml.nvmlDeviceGetMemoryInfo, handle)
     board = Board(
         index=index,
-        name=_text(_optional(pynvml.nvmlDeviceGetName, handle) or "unknown GPU"),
+        name=_text(optional(pynvml.nvmlDeviceGetName, handle) or "unknown GPU"),
         uuid=_text(pynvml.nvmlDeviceGetUUID(handle)),
         handle=handle,
         mig=mig,
-        architecture=_optional(pynvml.nvmlDeviceGetArchitecture, handle),
+        architecture=optional(pynvml.nvmlDeviceGetArchitecture, handle),
         power_limit_w=None if limit_mw is None else units.watts_from_milliwatts(limit_mw),
         memory_b=None if memory is None else int(memory.total),
     )
@@ -237,7 +236,7 @@ def _find_power(pynvml: ModuleType, board: Board) -> None:
                 raise pynvml.NVMLError(value.nvmlReturn)
             return units.watts_from_milliwatts(value.value.uiVal)
 
-        if _optional(read_field):
+        if optional(read_field):
             board.read_power_w, board.averaging_s = read_field, averaging_s
             board.details["power"] = f"field {number} ({name})"
             return
@@ -245,7 +244,7 @@ def _find_power(pynvml: ModuleType, board: Board) -> None:
     def read_usage() -> float:
         return units.watts_from_milliwatts(pynvml.nvmlDeviceGetPowerUsage(board.handle))
 
-    if _optional(read_usage) is not None:
+    if optional(read_usage) is not None:
         board.read_power_w = read_usage
         board.averaging_s, board.update_period_s = _usage_sensor(pynvml, board)
         board.details["power"] = "power usage"
@@ -263,40 +262,6 @@ def _usage_sensor(pynvml: ModuleType, board: Board) -> tuple[float, float]:
     if architecture == pynvml.NVML_DEVICE_ARCH_VOLTA:
         return 0.01, 0.02
     return (0.025 if "A100" in board.name or "A30" in board.name else 0.1), 0.1
-
-
-def foreign_processes(board: Board, own: Callable[[], set[int]]) -> set[int]:
-    """Process ids that compute on the board and are not ours; empty where the driver does not tell.
-
-    In a container the driver may number processes as the host does. Then none of them is ours by number, and
-    a single one is taken to be us.
-    """
-    import pynvml
-
-    processes = _optional(pynvml.nvmlDeviceGetComputeRunningProcesses, board.handle)
-    if not processes or board.mig is not None:
-        return set()
-    pids = {process.pid for process in processes}
-    ours = own()
-    is_hosts_numbering = not pids & ours and _has_opened_cuda() and len(pids) == 1
-    return set() if is_hosts_numbering else pids - ours
-
-
-def _has_opened_cuda() -> bool:
-    torch = sys.modules.get("torch")
-    return torch is not None and bool(torch.cuda.is_initialized())
-
-
-def throttle_mask(board: Board) -> int | None:
-    """The bits of nvmlClocksEventReasons now; None where the driver does not tell."""
-    import pynvml
-
-    for name in ("nvmlDeviceGetCurrentClocksEventReasons", "nvmlDeviceGetCurrentClocksThrottleReasons"):
-        call = getattr(pynvml, name, None)
-        mask = None if call is None else _optional(call, board.handle)
-        if mask is not None:
-            return int(mask)
-    return None
 
 
 def shutdown() -> None:

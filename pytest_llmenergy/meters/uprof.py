@@ -107,18 +107,18 @@ class UprofMeter:
                 f"Try: {COMMAND} timechart --event power --interval 100 --duration 5",
             )
 
-    def _read(self) -> list[Interval]:
-        """Take what has been written since, and forget what no window needs."""
+    def _read(self) -> tuple[float, ...]:
+        """Take what has been written since, and forget what no window needs; the last row's powers."""
         with self._lock:
             self._rows.read()
             now_s = self._scheduler.clock()
             self._rows.forget(max(min(self._open, default=now_s), now_s - _KEEP_S) - 20 * _INTERVAL_S)
-            return self._rows.intervals()
+            return self._rows.last_power_w
 
     def power_w(self) -> dict[str, float]:
         """Mean power of each package over the last row that has come."""
-        found = self._read()
-        return {domain: found[-1].power_w[column] for domain, column in self._rows.packages.items() if found}
+        last_w = self._read()
+        return {domain: last_w[column] for domain, column in self._rows.packages.items() if last_w}
 
     def begin(self) -> float:
         """Keep the rows from now on: they come later."""
@@ -143,7 +143,9 @@ class UprofMeter:
         asked_s = time.monotonic()
         wait_s = _ROWS_S
         while True:
-            found = self._read()
+            self._read()
+            with self._lock:
+                found = self._rows.intervals()
             wait_s = max(_ROWS_S, _BLOCKS * self._rows.block_s)
             # Two rows beyond the window tell what the last one cost after its end.
             if found and found[-1].end_s >= end_s + 2 * self._rows.interval_s:

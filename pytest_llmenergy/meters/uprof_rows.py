@@ -28,6 +28,7 @@ class Rows:
         self._offset_s: float | None = None  # from the chart's local time to our clock
         self._wall_s = 0.0  # of the system's clock at our clock's zero
         self._found: list[Interval] = []
+        self._is_found = True  # all rows that have come
         self.block_s = 0.0  # the longest that rows were seen to have been held back
 
     @property
@@ -59,7 +60,8 @@ class Rows:
     @property
     def newest_s(self) -> float | None:
         """The end of the last row that has come; None before the first."""
-        return self._found[-1].end_s if self._found else None
+        found = self.intervals()
+        return found[-1].end_s if found else None
 
     def read(self) -> None:
         """Take what has been written since."""
@@ -75,22 +77,30 @@ class Rows:
             return
         if self._offset_s is None:
             self._align(new[0].time_of_day_s)
-        before_s = self.newest_s
-        self._found = self._by_our_clock()
-        newest_s = self._found[-1].end_s
-        # How old the newest row is when seen, and of the first block how old its first row had become.
-        held_s = self._clock() - (newest_s if before_s is not None else self._found[0].end_s)
-        self.block_s = max(self.block_s, held_s)
+        self._is_found = False
 
     def intervals(self) -> list[Interval]:
         """The rows that are kept, by our clock."""
+        if not self._is_found:
+            is_first, self._is_found = not self._found, True
+            self._found = self._by_our_clock()
+            # How old the newest row is when seen, and of the first block how old its first row had become.
+            held_s = self._clock() - (self._found[0] if is_first else self._found[-1]).end_s
+            self.block_s = max(self.block_s, held_s)
         return self._found
+
+    @property
+    def last_power_w(self) -> tuple[float, ...]:
+        """Of the row that came last; empty before the first."""
+        rows = self._chart.rows
+        return rows[next(reversed(rows))].power_w if rows else ()
 
     def forget(self, before_s: float) -> None:
         """Keep only what has come since; a row of 128 cores is 4 kB, and ten come a second."""
         if self._offset_s is not None and self._found and self._found[0].end_s < before_s - 10.0:
             self._chart.forget(before_s - self._offset_s)
             self._found = self._by_our_clock()
+            self._is_found = True
 
     def clock_set_s(self) -> float:
         """By how much the system's clock was set since the first row came."""

@@ -1,6 +1,7 @@
 """What a call needs, counted against what torch counts while it runs."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -120,6 +121,26 @@ def test_an_unknown_device_has_no_utilisation():
 )
 def test_peaks_are_the_makers_dense_figures(name, dtype, peak):
     assert counting.peak_flops_per_s(name, dtype) == peak
+
+
+def test_the_peak_of_a_model_is_that_of_all_its_devices(backend, monkeypatch):
+    """Two GPUs have twice the peak, as have two processes; one that is not known leaves the sum unknown."""
+    model = backend.load("tiny-llama")
+    names = ["NVIDIA A100-SXM4-40GB", "NVIDIA A100-SXM4-40GB"]
+    parts = [SimpleNamespace(device=torch.device("cuda", index)) for index in (0, 0, 1)]
+    network = SimpleNamespace(dtype=torch.bfloat16, parameters=lambda: iter(parts))
+    monkeypatch.setattr(model, "_network", network)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: names[device.index])
+    asked = work(9, 5, kv_cache=True)
+    assert model.account(asked, 1.0)["peak_flops_per_s"] == 624e12
+    assert model.n_gpus == 2
+    monkeypatch.setattr(model, "n_ranks", 2)
+    assert model.account(asked, 1.0)["peak_flops_per_s"] == 1248e12
+    assert model.n_gpus == 4
+    with pytest.raises(WrongWorkError, match="did not do the work"):
+        model.account(asked, 1e-12)
+    names[1] = "a GPU of next year"
+    assert model.account(asked, 1e-12)["peak_flops_per_s"] is None
 
 
 def test_the_papers_batch_could_not_have_been_32():

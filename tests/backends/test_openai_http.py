@@ -42,6 +42,7 @@ def test_a_batch_is_so_many_requests_at_a_time():
         assert behaviour.most_at_once == 4
         assert [len(body["prompt"]) for body in sent] == [9] * 4
         assert all(body["max_tokens"] == body["min_tokens"] == 5 and body["ignore_eos"] for body in sent)
+        assert all(body["cache_prompt"] is False for body in sent)  # llama.cpp's: no prefix is skipped
         model.close()
 
 

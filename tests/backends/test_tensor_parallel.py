@@ -36,8 +36,10 @@ def test_two_processes_do_what_one_does(load):
         (process,) = model._ranks._processes
         process.kill()
         process.wait()
+        assert not model.is_lost
         with pytest.raises(EngineError, match="rank 1 of the tensor-parallel model has ended"):
             model.generate(model.prepare(work()))
+        assert model.is_lost
     finally:
         model.close()
     assert process.poll() is not None

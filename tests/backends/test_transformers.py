@@ -138,6 +138,17 @@ def test_the_record_says_how_it_was_loaded(load, family):
     assert record.details["weights"] == "random"
 
 
+def test_the_dtype_is_the_one_asked_for_and_bfloat16_for_random_weights(load, tmp_path):
+    """float32 by default is for tiny presets on a CPU alone."""
+    asked = open_backend(device="cpu", threads=1, dtype="bfloat16").load("tiny-llama")
+    assert asked.record.details["dtype"] == "bfloat16"
+    load("tiny-llama")._network.config.save_pretrained(tmp_path)
+    with pytest.warns(UserWarning, match="holds no weights"):
+        model = open_backend(device="cpu", threads=1).load(str(tmp_path))
+    assert model.record.details["dtype"] == "bfloat16"
+    assert {parameter.dtype for parameter in model._network.parameters()} == {torch.bfloat16}
+
+
 def test_a_longer_context_than_trained_is_a_warning_where_positions_are_computed(load):
     model = load("tiny-falcon")
     assert model.check(work(1024, 1024)) is None

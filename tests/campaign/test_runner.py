@@ -11,7 +11,8 @@ import msgspec
 import pytest
 
 from pytest_llmenergy import student_t
-from pytest_llmenergy.backends import Work
+from pytest_llmenergy.backends import Work, counting
+from pytest_llmenergy.backends.replay import ReplayLoadedModel
 from pytest_llmenergy.campaign.journal import JOURNAL_NAME, CellDone, TrialDone, read_journal
 from pytest_llmenergy.campaign.results import RESULTS_NAME, read_results
 from pytest_llmenergy.campaign.settings import Settings
@@ -170,6 +171,44 @@ def test_a_cell_that_runs_out_of_memory_on_its_way_keeps_its_trials(machine: Mac
     assert cell.details == {"needed_b": 9, "available_b": 8}
     assert runner.cell("a", 8, 2).error is None
     runner.finish(complete=True)
+
+
+def test_a_trial_faster_than_its_device_can_be_fails_its_cell(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call takes 0.4 s: 100 FLOP are a quarter of what 1000 FLOP/s do, and too many for 200 FLOP/s."""
+    needed = counting.Needed(flops=100.0, bytes=1.0)
+    for peak, mfu in ((1000.0, 0.25), (200.0, None)):
+        monkeypatch.setattr(
+            ReplayLoadedModel, "account", lambda _, __, s, peak=peak: counting.account(needed, s, peak=peak)
+        )
+        runner = machine.runner(idle_s=0.0)
+        cell = runner.cell("a", 8, 4)
+        runner.finish(complete=True)
+        if mfu is not None:
+            assert cell.error is None
+            assert (cell.details["flops"], cell.details["mfu"]) == (100.0, pytest.approx(mfu))
+        else:
+            assert "the device's peak is 200. It did not do the work" in cell.error
+            assert (cell.stop.reason, cell.stop.trials) == ("failed", 0)
+
+
+def test_a_model_that_a_failed_call_has_lost_is_loaded_anew_for_the_next_cell(machine: Machine) -> None:
+    """And is not kept waiting for power at rest that it no longer draws; one that is not lost stays."""
+    runner = machine.runner(idle_s=5.0)
+
+    def lose(call: int) -> None:
+        if call == 4:
+            machine.engine.has_lost = True
+            raise DoesNotFitError("no room")
+
+    machine.engine.before_call = lose
+    assert runner.cell("a", 8, 4).error == "no room"
+    assert runner.cell("a", 8, 2).error is None
+    assert runner.cell("a", 4, 2).error is None
+    assert machine.engine.loads == ["a", "a"]
+    (record,) = runner.finish(complete=True).models
+    assert [idle["when"] for idle in record.idle] == ["before", "before", "after"]
 
 
 def test_a_cell_that_failed_keeps_its_trials_and_is_measured_again_on_resume(machine: Machine) -> None:

@@ -40,11 +40,15 @@ class Engine(ReplayBackend):
     def __init__(self, world: World) -> None:
         super().__init__(world)
         self.works: list[Work] = []
+        self.loads: list[str] = []
+        self.has_lost = False  # the loaded model, until it is loaded anew
         self.before_call: Callable[[int], None] = nothing  # told the number of the call, from 1
         self.before_close: Callable[[], None] = nothing
 
     def load(self, model: str) -> ReplayLoadedModel:
         """A model that tells the engine."""
+        self.loads.append(model)
+        self.has_lost = False
         return _Loaded(self, self._world, model)
 
 
@@ -52,6 +56,10 @@ class _Loaded(ReplayLoadedModel):
     def __init__(self, engine: Engine, world: World, name: str) -> None:
         super().__init__(world, name)
         self._engine = engine
+
+    @property
+    def is_lost(self) -> bool:
+        return self._engine.has_lost
 
     def generate(self, request: Work, *, on_first_token: Callable[[], None] | None = None) -> int:
         self._engine.works.append(request)

@@ -39,6 +39,15 @@ def test_sockets_are_packages(machine: Machine, scheduler: ManualScheduler) -> N
     }
 
 
+def test_its_counters_do_not_wrap_at_32_bits(machine: Machine, scheduler: ManualScheduler) -> None:
+    folder = monitor(machine)
+    (folder / "energy3_input").write_text(f"{2**32 - 1_000_000}\n")
+    meters = Meters([open_amd_energy(scheduler, machine)], clock=scheduler.clock)
+    with meters.window() as window:
+        (folder / "energy3_input").write_text(f"{2**32 + 2**33}\n")
+    assert window.domains[0].energy_j == pytest.approx(1.0 + 2**33 / 1e6)
+
+
 def test_another_monitor_is_not_taken_for_it(machine: Machine, scheduler: ManualScheduler) -> None:
     monitor(machine, name="k10temp")
     with pytest.raises(MeterUnavailableError, match="no monitor of that name"):

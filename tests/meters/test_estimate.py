@@ -58,6 +58,24 @@ def test_children_count_while_they_run_and_after_they_were_waited_for() -> None:
         assert found.energy_j >= 0.25 * meter.source.details["w_per_logical_cpu"]
 
 
+def test_a_childs_children_count_once_it_has_waited_for_them() -> None:
+    """A launcher starts workers and waits for them."""
+    meter = EstimateMeter()
+    worker = "import time\nwhile time.process_time()<0.3: pass"
+    launcher = (
+        "import subprocess,sys\nsubprocess.run([sys.executable,'-S','-c',sys.argv[1]])\n"
+        "print(1,flush=True)\nsys.stdin.read()"
+    )
+    mark = meter.begin()
+    child = subprocess.Popen(
+        [sys.executable, "-S", "-c", launcher, worker], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    child.stdout.readline()
+    (found,) = meter.end(mark)
+    child.communicate()
+    assert found.energy_j >= 0.25 * meter.source.details["w_per_logical_cpu"]
+
+
 @pytest.mark.parametrize(
     ("model", "name"),
     [

@@ -95,6 +95,13 @@ def test_steady_power_is_integrated_exactly() -> None:
     assert found.bound_j == pytest.approx(0, abs=1e-9)
 
 
+def test_power_that_rises_evenly_is_integrated_exactly() -> None:
+    samples = [PowerSample(number / 10, 30.0 * number / 10) for number in range(50)]
+    found = integrate_power(samples, 1.03, 3.57, update_period_s=0.0, averaging_s=0.0)
+    assert found is not None
+    assert found.energy_j == pytest.approx(15 * (3.57**2 - 1.03**2))
+
+
 def test_no_samples_are_no_energy_and_not_zero() -> None:
     assert integrate_power([], 0, 1, update_period_s=0.1, averaging_s=0) is None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from pyJoules.device.nvidia_device import NvidiaGPUDevice
 
 from pytest_llmenergy import accounting
 from pytest_llmenergy.errors import MeterUnavailableError, RequestError, Unavailable
@@ -123,6 +124,37 @@ def test_a_reset_counter_spoils_its_window_alone(bench: Bench) -> None:
     assert across.domains[0].energy_j is None
     assert "reset" in (across.domains[0].reason or "")
     assert after.domains[0].energy_j == pytest.approx(200, rel=0.01)
+
+
+def test_a_reset_counter_that_has_passed_its_former_reading_is_noticed(bench: Bench) -> None:
+    """It was 1000 J at the window's start, began anew, and is 1900 J at its end."""
+    meters = bench.open("gpu A first_mj=0\npower 0 0 100\nreset 0 11\n", self_check_s=0)
+    (found,) = bench.window(meters, 10, 30).domains
+    assert found.energy_j is None
+    assert "reset" in (found.reason or "")
+
+
+def test_a_sensor_that_averages_over_a_second_is_read_half_a_second_later(
+    bench: Bench, nvml: NvmlDouble
+) -> None:
+    """Work of 2 s between idle times still loses a tenth to its ends; read at once it would lose a fifth."""
+    meters = bench.open(f"gpu NVIDIA_A40 arch=7 counter=0 averaging_ms=1000\nerror field 0 3 0 1e9\n{STEP}")
+    (found,) = bench.window(meters, 10, 12).domains
+    assert found.energy_j == pytest.approx(nvml.energy_j(0, 10, 12), rel=0.12)
+    assert abs(found.energy_j - nvml.energy_j(0, 10, 12)) <= found.bound_j
+
+
+def test_a_pyjoules_that_counts_in_microjoules_reads_the_same(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its sources do so since the version that can be installed; only the version differs here."""
+    released = NvidiaGPUDevice.get_energy
+    monkeypatch.setattr(
+        NvidiaGPUDevice, "get_energy", lambda self: [1000 * energy for energy in released(self)]
+    )
+    meters = bench.open(f"{A100}\npower 0 0 100\n")
+    assert bench.meter.source.details["gpu:0"]["unit_check"] == "passed: pyJoules counts in µJ"
+    assert bench.window(meters, 10, 12).domains[0].energy_j == pytest.approx(200, rel=0.01)
 
 
 @pytest.mark.parametrize("self_check_s", [0, 2.0])

@@ -53,6 +53,18 @@ def test_zones_are_named_by_their_content_and_not_their_number(
     assert meter.source.domains == ("cpu:package-0-die-0", "cpu:package-0-die-1", "dram:0-die-0", "psys")
 
 
+def test_a_package_that_is_shown_twice_is_read_by_its_register(
+    powercap: PowercapTree, machine: Machine, scheduler: ManualScheduler
+) -> None:
+    """The memory-mapped twin may stand still."""
+    powercap.add("intel-rapl-mmio:0", "package-0")
+    powercap.add("intel-rapl:0", "package-0")
+    meters = Meters([open_rapl(scheduler, machine)], clock=scheduler.clock)
+    with meters.window() as window:
+        powercap.set("intel-rapl:0", 7_000_000)
+    assert [part.energy_j for part in window.domains] == [7.0]
+
+
 def test_the_whole_machines_counter_is_not_added_to_its_parts(
     powercap: PowercapTree, machine: Machine, scheduler: ManualScheduler
 ) -> None:

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pytest_llmenergy.meters.machine import TICK_S
 from pytest_llmenergy.meters.residency import Residency
 from pytest_llmenergy.meters.uprof_csv import Interval, Row, Timechart, intervals, unroll
-from pytest_llmenergy.meters.uprof_energy import attributed, energy_of_intervals
+from pytest_llmenergy.meters.uprof_energy import attributed, energy_of_intervals, share_doubt_j
 from tests.doubles.powercurve import PowerCurve
 
 REAL = Path(__file__).parents[2].parent / "shared" / "paper" / "timecharts"
@@ -118,6 +119,21 @@ def test_time_goes_on_over_midnight_and_a_change_of_summer_time(
     rows = found.feed(chart([f"{number},{at},1,1" for number, at in enumerate(times)]))
     unrolled = unroll(row.time_of_day_s for row in rows)
     assert [at_s - unrolled[0] for at_s in unrolled] == pytest.approx(seconds)
+
+
+def test_what_is_missing_is_counted_at_the_lower_of_its_neighbours_powers() -> None:
+    found = Timechart()
+    found.feed(chart(["1,11:15:50:100,100,2", "4,11:15:50:400,200,1"]))
+    gap = found.intervals()[1]
+    assert gap.power_w == (100.0, 1.0)
+    assert gap.gap_s == pytest.approx(0.2)
+
+
+def test_the_doubt_in_a_share_is_a_tick_at_either_end_on_every_core_of_ours() -> None:
+    """CPU time is counted in steps of 10 ms."""
+    steps = [Interval(0.0, 0.1, (10.0, 4.0)), Interval(0.1, 0.2, (20.0, 6.0))]
+    records = [Residency(0.0, 0.2, {0: 1.0, 1: 0.5, 9: 1.0})]
+    assert share_doubt_j(steps, records, {0: 0, 1: 1}) == pytest.approx(2 * TICK_S * (20 + 6))
 
 
 def made_rows(source: random.Random, count: int) -> list[Row]:

@@ -23,6 +23,15 @@ def test_a_background_reading_that_has_ended_marks_every_window_from_then_on() -
     assert after.flags == ("meters: a background reading has ended: OSError: no such file",)
 
 
+def test_the_samplers_cpu_time_is_the_meters_cost() -> None:
+    scheduler = ManualScheduler()
+    meters = Meters([], sampler=scheduler, clock=scheduler.clock)
+    scheduler.cpu_s = 3.0
+    with meters.window() as window:
+        scheduler.cpu_s = 3.5
+    assert window.meter_cpu_s == pytest.approx(0.5, abs=0.1)
+
+
 class Told:
     source = MeterSource(
         name="nvml",

@@ -127,9 +127,10 @@ def torch_stays() -> None:
     [
         (["--llm-energy-device=tpu"], "*there is no device 'tpu'; take auto, all, cpu, cuda or cuda:0.*"),
         (["--llm-energy-device=cuda:99"], "*there is no device 'cuda:99' on this machine; there is *"),
+        (["--llm-energy-tensor-parallel=3"], "*tiny-llama: num_attention_heads is 4, which 3 processes *"),
         (["--llm-energy-prompts=mine.txt"], "*tiny-llama has random weights and no tokenizer*"),
     ],
-    ids=["no device", "no such GPU", "prompts for random weights"],
+    ids=["no device", "no such GPU", "heads that do not divide", "prompts for random weights"],
 )
 @pytest.mark.usefixtures("torch_stays")
 def test_what_no_cell_could_be_measured_with_is_said_once_at_the_start(
