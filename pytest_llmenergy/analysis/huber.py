@@ -64,17 +64,20 @@ class Huber:
         """Each row's prediction by the fit to all the others, relative to its y: (n,)."""
         n = len(self.rows)
         step = max(1, _BATCH // n)
-        parts = [self._left_out(np.arange(i, min(i + step, n)), bound) for i in range(0, n, step)]
-        result: Floats = np.concatenate(parts)
+        parts = [self._without(np.arange(i, min(i + step, n)), bound) for i in range(0, n, step)]
+        result: Floats = np.einsum("ij,ij->i", np.concatenate(parts), self.rows)
         return result
 
-    def _left_out(self, which: NDArray[np.intp], bound: Floats) -> Floats:
-        """Newton's method on the columns off the bound; where that is no minimum, a fit of its own.
+    def _without(self, which: NDArray[np.intp], bound: Floats) -> Floats:
+        """The coefficients of the fits without a row each, (fits, k).
+
+        Newton's method on the columns off the bound; where that is no minimum, on one more or one fewer.
 
         Its first step is algebra: it is the answer wherever no other residual changes its piece of the loss.
+        What is left is a fit of its own.
         """
         active = bound > 0
-        used, idle = self.rows[:, active], self.rows[:, ~active]
+        used = self.rows[:, active]
         residual = 1 - used @ bound[active]
         inside = np.abs(residual) <= self.cut
         solved = np.linalg.solve(used[inside].T @ used[inside], used[which].T).T
@@ -82,18 +85,43 @@ class Huber:
         step = self._pull(residual[which]) / np.maximum(rest, np.finfo(float).eps)
         start = bound[active] - solved * step[:, None]
         side = np.where(inside, 0, np.sign(residual)).astype(np.int8)
-        found, done = self._newton(used, start, left_out=which, piece=side)
-        done &= (found >= 0).all(axis=1)
-        if idle.shape[1]:
-            # No column on the bound may want to leave it (Karush, Kuhn, Tucker).
-            pull = self._pull(1 - found @ used.T)
-            pull[np.arange(len(which)), which] = 0
-            done &= (pull @ idle <= _FLAT).all(axis=1)
-        left_out: Floats = np.einsum("ij,ij->i", found, used[which])
+        found, done, change = self._settled(which, active, start, side)
+        for column in set(change[~done].tolist()):
+            again = np.flatnonzero(~done & (change == column))
+            others = active.copy()
+            others[column] = not active[column]
+            if others.any():
+                found[again], done[again], _ = self._settled(which[again], others, found[again][:, others])
         for i in np.flatnonzero(~done):
-            others = Huber(np.delete(self.rows, which[i], axis=0), self.cut)
-            left_out[i] = self.rows[which[i]] @ others.fit_nonnegative(bound)
-        return left_out
+            found[i] = Huber(np.delete(self.rows, which[i], axis=0), self.cut).fit_nonnegative(bound)
+        return found
+
+    def _settled(
+        self,
+        which: NDArray[np.intp],
+        active: NDArray[np.bool_],
+        start: Floats,
+        piece: NDArray[np.int8] | None = None,
+    ) -> tuple[Floats, NDArray[np.bool_], NDArray[np.intp]]:
+        """Fits without a row each, of the columns that are off the bound.
+
+        Returns:
+            The coefficients of all columns, (fits, k); which fits are the minimum (Karush, Kuhn, Tucker); and
+            for those that are not, the column that wants to leave its side of the bound most.
+        """
+        used = self.rows[:, active]
+        some, done = self._newton(used, start, left_out=which, piece=piece)
+        found: Floats = np.zeros((len(which), len(active)))
+        found[:, active] = some
+        change = found.argmin(axis=1)
+        done &= (some >= 0).all(axis=1)
+        if not active.all():
+            pull = self._pull(1 - some @ used.T)
+            pull[np.arange(len(which)), which] = 0
+            wants = np.where(active, -np.inf, pull @ self.rows)
+            change = np.where((some < 0).any(axis=1), change, wants.argmax(axis=1))
+            done &= wants.max(axis=1) <= _FLAT
+        return found, done, change
 
     def _pull(self, residual: Floats) -> Floats:
         """The derivative of the loss."""

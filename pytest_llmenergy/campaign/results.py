@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 RESULTS_NAME = "results.json"
+_BUFFER = 1 << 20  # bytes: a million trials come in pieces of a cell
 _BYTE = re.compile(r"\(byte (?P<byte>\d+)\)")
 
 
@@ -118,7 +119,7 @@ def write_atomically(path: Path, content: bytes | Iterable[bytes]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
-            with os.fdopen(handle, "wb") as file:
+            with os.fdopen(handle, "wb", buffering=_BUFFER) as file:
                 file.writelines([content] if isinstance(content, bytes) else content)
                 file.flush()
                 os.fsync(file.fileno())

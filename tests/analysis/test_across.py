@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 
 from pytest_llmenergy.analysis import observations
@@ -11,7 +12,7 @@ from pytest_llmenergy.analysis.across import Size, across, sizes
 from pytest_llmenergy.analysis.cell_means import cell_means
 from pytest_llmenergy.analysis.choose import fit_all
 from pytest_llmenergy.errors import RequestError
-from tests.doubles.scripted import scripted
+from tests.doubles.scripted import ENERGY, scripted
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -73,3 +74,21 @@ def test_one_dense_model_is_no_line(tmp_path: Path) -> None:
     for mixture in (Size(active=4e9, total=32e9), Size(active=1e9, total=1e9)):
         with pytest.raises(RequestError, match="two dense models"):
             across(fits, {"small": Size(active=1e9, total=1e9), "mixture": mixture})
+
+
+def test_a_token_is_one_sequence_s(tmp_path: Path) -> None:
+    """A call moves the whole batch: its cost is divided by all the tokens that it generates."""
+    models = {"models": ("a", "b"), "scales": (1, 2), "active_parameters": (10**9, 2 * 10**9)}
+    per_token = []
+    for batch_size in (1, 8):
+        read = observations.read([scripted(tmp_path / f"{batch_size}.json", batch_size=batch_size, **models)])
+        fits, _ = fit_all(cells for cells in cell_means(read) if cells.metric == "gpu_energy_j")
+        (line,) = across(fits, sizes(read, {}))
+        tokens = np.meshgrid(line.tokens_in, line.tokens_out)
+        costs = [
+            ENERGY.evaluate(int(t), int(n), batch_size, kv_cache=False) / (batch_size * n)
+            for t, n in zip(*(axis.ravel() for axis in tokens), strict=True)
+        ]
+        assert line.points[0].per_token == pytest.approx(np.exp(np.log(costs).mean()), rel=0.02)
+        per_token.append(line.points[0].per_token)
+    assert per_token[1] < per_token[0]  # the step is shared by the batch

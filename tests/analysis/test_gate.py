@@ -18,6 +18,7 @@ from pytest_llmenergy.analysis.gate import (
     compare_sessions,
 )
 from pytest_llmenergy.analysis.gate.align import align
+from pytest_llmenergy.analysis.gate.budget import Budget, Budgets, hold, updated
 from pytest_llmenergy.analysis.gate.looks import Looks
 from pytest_llmenergy.analysis.gate.readings import Reading
 from pytest_llmenergy.analysis.gate.tolerances import parse_tolerances
@@ -359,6 +360,85 @@ def test_a_block_s_figure_is_the_median():
     reading = Reading(logs=(0.0, 0.0, 0.0, 0.0, 0.5))
     assert reading.median == 0.0
     assert reading.level == pytest.approx(0.1)
+
+
+def test_one_spiked_trial_of_three_does_not_move_a_block():
+    """In either arm: the change is that of the medians."""
+    blocks = QUIET.blocks(SMALL, random.Random(1), blocks=5, trials=3)
+    cell = SMALL[4]
+    spiked = []
+    for base, head in blocks:
+        logs = sorted(head.readings[cell].logs)
+        spiked.append((base, with_reading(head, cell, logs=(*logs[:2], logs[2] + 0.3))))
+    assert verdict_of(compare_blocks(spiked, Rules()), cell) == verdict_of(
+        compare_blocks(blocks, Rules()), cell
+    )
+
+
+def test_several_models_share_the_error_and_each_sees_less():
+    """The grids' 1 % is all of them together: of two models each has half."""
+    one = one_session(members=SMALL), one_session(members=SMALL, seed=1)
+    alone = compare_sessions([one[0]], [one[1]], Rules()).grids[0].outcome
+
+    def doubled(session):
+        twin = {msgspec.structs.replace(cell, model="twin"): r for cell, r in session.readings.items()}
+        return replace(session, readings=session.readings | twin)
+
+    both = compare_sessions([doubled(one[0])], [doubled(one[1])], Rules()).grids
+    assert [grid.model for grid in both] == ["mistral-7b", "twin"]
+    assert both[0].outcome.change == alone.change
+    assert both[0].outcome.smallest_effect > 1.01 * alone.smallest_effect
+
+
+def test_the_dearest_cell_counts_for_a_budget():
+    """Of the cells that a budget matches; one that none matches is broken."""
+    session = one_session(members=SMALL)
+    costs = {cell: session.readings[cell].energy_j_per_token for cell in SMALL}
+    dearest = max(costs, key=costs.get)
+    least = min(costs.values())
+    budgets = Budgets(
+        budget=(
+            Budget(model="mistral-7b", max_energy_j_per_token=(least + costs[dearest]) / 2),
+            Budget(model="mistral-7b", max_energy_j_per_token=1.01 * costs[dearest]),
+            Budget(model="other", max_energy_j_per_token=1.0),
+        )
+    )
+    broken, kept, unmeasured = hold(budgets, session)
+    assert (broken.broken, kept.broken, unmeasured.broken) == (True, False, True)
+    assert (broken.cell, broken.energy_j_per_token) == (dearest, costs[dearest])
+
+
+def test_a_setting_with_several_values_is_not_aligned():
+    """Cells of two batch sizes are not those of one: a vanished one must not be taken for another."""
+    base = one_session(members=SMALL)
+    larger = {msgspec.structs.replace(cell, batch_size=64): r for cell, r in base.readings.items()}
+    head, across = align(base, replace(base, readings=base.readings | larger))
+    assert across == {}
+    assert {cell.batch_size for cell in head.readings} == {32, 64}
+
+
+def test_budgets_move_to_the_dearest_cell_and_the_headroom():
+    """Those there are and a new one alike; one that was not measured stays."""
+    session = one_session(members=SMALL)
+    dearest = max(reading.energy_j_per_token for reading in session.readings.values())
+    other = Budget(model="other", max_energy_j_per_token=1.0)
+    before = Budgets(budget=(other, Budget(model="mistral-7b", max_energy_j_per_token=1.0)))
+    for budgets in (before, Budgets(budget=(other,))):
+        stayed, moved = updated(budgets, session, 0.1).budget
+        assert stayed == other
+        assert moved.max_energy_j_per_token == pytest.approx(1.1 * dearest, rel=1e-3)
+
+
+def test_a_budget_of_measured_energy_meets_no_estimate():
+    """Nor the other way round: one is not held against the other."""
+    session = one_session(members=SMALL[:1])
+    estimated = with_reading(session, SMALL[0], provenance=Provenance.ESTIMATED)
+    measured = Budget(model="mistral-7b", max_energy_j_per_token=1e9)
+    of_estimates = msgspec.structs.replace(measured, provenance=Provenance.ESTIMATED)
+    for budget, held, other in ((measured, session, estimated), (of_estimates, estimated, session)):
+        assert not hold(Budgets(budget=(budget,)), held)[0].broken
+        with pytest.raises(RequestError, match="they are not held against each other"):
+            hold(Budgets(budget=(budget,)), other)
 
 
 def test_every_look_pays_its_share():

@@ -140,3 +140,26 @@ def test_a_noisy_cell_does_not_fail_on_the_others_account():
     assert CellEvidence(absolute=Route(own=sure, shared=sure)).p(0.01, 0.03) < 1e-6
     assert CellEvidence(absolute=Route(own=unsure, shared=sure)).p(0.01, 0.03) == 1.0
     assert Route(own=unsure, shared=sure).upper(0.01) == unsure.upper(0.01)
+
+
+def test_a_second_way_to_fail_costs_half_the_error():
+    """By itself and beside the rest: the smaller of two p values counts double."""
+    found = Evidence(estimate=0.05, se=0.02, df=None)
+    route = Route(own=found, shared=found)
+    alone = CellEvidence(absolute=route)
+    assert alone.p(0.01, 0.03) == found.p
+    assert CellEvidence(absolute=route, relative=route).p(0.01, 0.03) == 2 * found.p
+
+
+def test_heads_whose_trials_stray_more_than_sessions_do_say_less():
+    """A few spiked trials: the head's own spread takes the place of what stored sessions show."""
+    (cell,) = cells(1)
+    draw = random.Random(3)
+    changes = {cell: {k: draw.gauss(0, 0.01) for k in range(10)}}
+    spread = spreads(changes, 10)[cell]
+    of_sessions = statistics.variance(changes[cell].values())
+    quiet = spread.evidence(heads=1, trials_own=(1e-9, 4), trials_shared=(1e-9, 4)).absolute
+    assert quiet.own.se**2 == pytest.approx(of_sessions * (1 / 10 + 1))
+    spiked = spread.evidence(heads=1, trials_own=(0.03**2, 4), trials_shared=(0.03**2, 4)).absolute
+    assert spiked.own.se**2 == pytest.approx(of_sessions / 10 + 0.03**2)
+    assert spiked.own.df < quiet.own.df

@@ -256,6 +256,29 @@ def test_a_figure_that_is_none_is_told_by_its_line(tmp_path: Path, figure: float
         observations.read([tmp_path])
 
 
+def test_a_cell_that_failed_has_no_trials_to_fit(tmp_path: Path) -> None:
+    """What a broken-off cell measured stays in its document, and out of every mean."""
+    document = copy.deepcopy(BY_HAND)
+    failed = {**copy.deepcopy(document["cells"][0]), "tokens_in": 16, "error": "out of memory"}
+    document["cells"].append(failed)
+    (tmp_path / "results.json").write_text(json.dumps(document))
+    assert observations.read([tmp_path]).cells["tokens_in"].to_list() == [8]
+
+
+def test_a_table_s_total_is_unknown_where_its_gpu_s_energy_is(tmp_path: Path) -> None:
+    """CPU energy alone is no total, unless there is no GPU."""
+    table = tmp_path / "table.csv"
+    table.write_text(
+        "model,system,n_gpus,batch_size,input_tokens,output_tokens,trial,runtime_s,gpu_energy_j,cpu_energy_j\n"
+        "m,node,1,1,8,16,1,0.5,,3\n"
+        "m,node,0,1,8,16,1,0.5,,3\n"
+        "m,node,,1,8,16,1,0.5,100,3\n"
+    )
+    read = observations.read([table])
+    totals = read.cells.with_row_index("cell").join(read.trials, on="cell").sort("n_gpus", nulls_last=True)
+    assert totals.select("n_gpus", "energy_j").rows() == [(0, 3.0), (1, None), (None, 103.0)]
+
+
 def test_a_document_of_another_version_is_refused(tmp_path: Path) -> None:
     """As every reader of results refuses it."""
     path = tmp_path / "results.json"

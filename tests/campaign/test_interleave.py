@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from pytest_llmenergy.campaign.checkouts import Checkout
 from pytest_llmenergy.campaign.interleave import Arm, Interleaving, Plan
 from pytest_llmenergy.campaign.results import write_results
 from pytest_llmenergy.errors import RequestError
@@ -60,3 +61,17 @@ def test_an_arm_that_was_interrupted_is_not_done(tmp_path):
     write_results(comparison.path(0, "base"), Campaign(cells=()))
     assert comparison.done(0, "base") == Campaign(cells=())
     assert comparison.measured(2) == 1
+
+
+def test_both_arms_of_a_block_are_asked_for_the_same_and_the_next_for_another_order(tmp_path):
+    """The seed, of prompts and order, moves with the block; the trials are as many as planned, no fewer."""
+    where = Checkout(root=tmp_path, folder=tmp_path, python=tmp_path / "python")
+    comparison = Interleaving(replace(PLAN, seed=7), tmp_path, {"base": where, "head": where})
+
+    def asked(block, arm):
+        return {word for word in comparison.command(block, arm) if "results" not in word}
+
+    assert asked(0, "base") == asked(0, "head")
+    assert asked(1, "base") == asked(1, "head")
+    assert asked(1, "base") - asked(0, "base") == {"--llm-energy-seed=8"}
+    assert {"--llm-energy-min-trials=3", "--llm-energy-max-trials=3"} <= asked(0, "base")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from typing import TYPE_CHECKING
 
@@ -125,6 +126,28 @@ def test_cells_of_several_documents_are_told(tmp_path: Path, capsys: pytest.Capt
     note = "25 cells stand in several documents: their trials are taken together."
     assert capsys.readouterr().out.splitlines()[-1] == note
     assert json.loads(out.read_text())["notes"] == [note]
+
+
+def test_a_fit_names_the_documents_it_came_from_and_its_worst_cell(tmp_path: Path) -> None:
+    """The hash of each document that holds its cells, and of no other; the error in percent."""
+    paths = [scripted(tmp_path / f"{name}.json", models=(name,)) for name in "ab"]
+    out = tmp_path / "fits.json"
+    assert _run("fit", *paths, "--metric", "gpu", "--json", out) == 0
+    hashes = {path.stem: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+    for fit in json.loads(out.read_text())["fits"]:
+        if not fit["chosen"]:
+            continue
+        assert fit["results_sha256"] == [hashes[fit["model"]]]
+        cells = fit["cells"]
+        errors = [
+            100 * (left / seen - 1) for left, seen in zip(cells["left_out"], cells["observed"], strict=True)
+        ]
+        worst = max(range(len(errors)), key=lambda i: abs(errors[i]))
+        assert fit["worst_cell"] == {
+            "tokens_in": cells["tokens_in"][worst],
+            "tokens_out": cells["tokens_out"][worst],
+            "error_pct": pytest.approx(errors[worst]),
+        }
 
 
 def test_a_group_that_cannot_be_fitted_does_not_take_the_others_along(

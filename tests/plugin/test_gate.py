@@ -5,11 +5,16 @@ from __future__ import annotations
 import json
 import xml.etree.ElementTree as ET
 
+import msgspec
 import pytest
 
 import pytest_llmenergy.plugin.gate
 import pytest_llmenergy.report.publish  # noqa: F401  (as in conftest.py)
+from pytest_llmenergy.analysis.gate.request import GateRequest
 from pytest_llmenergy.cli import main
+from pytest_llmenergy.plugin.gate import SessionGate
+from pytest_llmenergy.records import Campaign
+from tests.doubles.documents import BY_HAND
 
 MODELS = ("--models=m-one", "--llm-energy-grid=quick")
 NOISE = "noise = { trial = 0.003, session = 0.002 }"
@@ -202,3 +207,23 @@ def test_a_budget_of_a_model_that_was_not_measured_is_broken(measured, project):
     result = measured("--llm-energy-budget=b.toml", "--llm-energy-gate")
     assert result.ret == 1
     result.stdout.fnmatch_lines(["*other*not measured*"])
+
+
+def test_an_interrupted_session_is_neither_judged_nor_saved(tmp_path):
+    """Half a grid is no baseline, and no evidence against one."""
+    store = tmp_path / "store"
+    gate = SessionGate(GateRequest(save="main", store=store, binding=True, budget=_budget(tmp_path)))
+    document = BY_HAND | {"complete": False}
+    campaign = msgspec.convert(document, Campaign)
+    gate.judge(campaign, tmp_path / "results.json")
+    assert gate.lines == ["not judged and not saved: the campaign was interrupted."]
+    assert not store.exists()
+    gate.judge(msgspec.structs.replace(campaign, complete=True), tmp_path / "results.json")
+    assert len(list(store.glob("*/*_main.json"))) == 1
+
+
+def _budget(folder):
+    path = folder / "budget.toml"
+    lines = ('schema = "llmenergy.budget/1"', "[[budget]]", 'model = "m"', "max_energy_j_per_token = 9e9")
+    path.write_text("\n".join(lines) + "\n")
+    return path
