@@ -47,7 +47,8 @@ def open_solver(*names: str, time_limit_s: float | None = None, gap_rel: float |
             solver = package.COIN_CMD(path=path, **options)
         if solver.available():
             return solver
-    raise RequestError(f"PuLP finds no solver ({' or '.join(names)}). Run: pip install highspy")
+    package_name = "highspy" if "highs" in names else "'pulp[cbc]'"
+    raise RequestError(f"PuLP finds no solver ({' or '.join(names)}). Run: pip install {package_name}")
 
 
 def solve(problem: Any, solver: Any) -> str:

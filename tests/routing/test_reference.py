@@ -76,6 +76,10 @@ def test_a_solver_that_is_not_installed_is_said_so(small, monkeypatch):
     monkeypatch.setattr("pulp.HiGHS.available", lambda _self: False)
     with pytest.raises(RequestError, match="pip install highspy"):
         reference_plan(small, 0.5, solver="highs")
+    with monkeypatch.context() as without_cbc:
+        without_cbc.setattr("pulp.COIN_CMD.available", lambda _self: False)
+        with pytest.raises(RequestError, match=r"pip install 'pulp\[cbc\]'"):
+            reference_plan(small, 0.5, solver="cbc")
     assert reference_plan(small, 0.5).solution.status == "optimal"
     limited, _ = plan_within(small, 0.2, Limits(tokens={"large": 100}))
     assert (limited.solution.flow @ small.workload.tokens)[2] <= 100
