@@ -83,7 +83,6 @@ def _plans(document: Mapping[str, Any]) -> Iterator[Table | str]:
         yield "Every plan is optimal: its objective meets the bound that its prices prove."
     else:
         yield f"Every plan is within {worst:.1e} of the bound that no plan can be below."
-    yield ""
     yield from _shares(document)
     yield from _certainty(document)
 
@@ -140,11 +139,14 @@ def _certainty(document: Mapping[str, Any]) -> Iterator[Table | str]:
 
 
 def _toss(pair: Mapping[str, Any]) -> str:
-    (least_in, most_in), (least_out, most_out) = pair["tokens_in"], pair["tokens_out"]
     return (
         f"{' or '.join(pair['models'])}: {format_count(pair['queries'], 'query', 'queries')} of "
-        f"{least_in} to {most_in} tokens in, {least_out} to {most_out} out."
+        f"{_span(*pair['tokens_in'])} tokens in, {_span(*pair['tokens_out'])} out."
     )
+
+
+def _span(least: int, most: int) -> str:
+    return str(least) if least == most else f"{least} to {most}"
 
 
 def _more(document: Mapping[str, Any]) -> Iterator[Table | str]:

@@ -26,14 +26,18 @@ _WHY = {DOES_NOT_FIT: "no room", "interrupted": "interrupted"}
 
 
 def render(tables: Iterable[Table | str], *, width: int = WIDTH) -> list[str]:
-    """Tables as plain lines, none wider than `width`."""
+    """Tables and text as plain lines, none wider than `width`; before a table after text is a blank line."""
     from rich.console import Console
 
-    console = Console(file=io.StringIO(), width=width, color_system=None, highlight=False, markup=False)
+    lines: list[str] = []
     for table in tables:
-        console.print(table)
-    text: str = console.file.getvalue()  # type: ignore[attr-defined]  # the StringIO above
-    return [line.rstrip() for line in text.splitlines()]
+        file = io.StringIO()
+        Console(file=file, width=width, color_system=None, highlight=False, markup=False).print(table)
+        printed = [line.rstrip() for line in file.getvalue().splitlines()]
+        if not isinstance(table, str) and lines and lines[-1] and printed[0]:
+            lines.append("")
+        lines += printed
+    return lines
 
 
 def plain_table(title: str, *columns: str, left: int = 0) -> Table:

@@ -87,7 +87,7 @@ def test_one_query_is_not_plural():
     assert "1 query, " in text
     assert "1 query (100.0 %) outside" in text
     assert "1 prediction of" in text
-    assert "small or large: 1 query of 5 to 5 tokens in, 7 to 7 out." in text
+    assert "small or large: 1 query of 5 tokens in, 7 out." in text
     assert "1 queries" not in text
 
 
