@@ -7,17 +7,16 @@ disturbed is repeated; where the disturbance does not end, it is the condition o
 from __future__ import annotations
 
 import contextlib
-import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
-from pytest_llmenergy import accounting, student_t
+from pytest_llmenergy import student_t
+from pytest_llmenergy.campaign.repetitions import bound_rel, repetitions_for
 from pytest_llmenergy.campaign.stopping import describe
 from pytest_llmenergy.campaign.summary import energy_basis, energy_of
 from pytest_llmenergy.errors import WrongWorkError
-from pytest_llmenergy.meters.counters import TOO_SHORT
 from pytest_llmenergy.records import PHASES, DomainEnergy, Phase, Provenance, Stop, Trial
 from pytest_llmenergy.units import format_percent
 
@@ -32,9 +31,6 @@ if TYPE_CHECKING:
 
 SPOILED_IN_A_ROW = 5  # after so many trials without a reading, the next one will have none either
 DISTURBED_IN_A_ROW = 5  # after so many disturbed trials, the next one will be disturbed too
-LONGEST_WINDOW_S = 30.0  # no call is repeated beyond it
-_GROWTH = 8  # how much longer the next window may be: a bound far above the wish says little about how far
-_MARGIN = 1.25  # a bound differs from one window to the next
 _DISTURBED = "disturbed: "
 _WINDOW_TOO_SHORT = "the window was too short"
 
@@ -245,38 +241,6 @@ def _is_first(warmup: Warmup | None) -> bool:
 
 def _phase(window: Window) -> Phase:
     return Phase(name=window.label, runtime_s=window.runtime_s or 0.0, domains=window.domains)
-
-
-def bound_rel(domains: Sequence[DomainEnergy]) -> float | None:
-    """The meters' error bound over the energy, of the measured domains; None where nothing is measured."""
-    summed = (*accounting.gpu_domains(domains), *accounting.cpu_domains(domains))
-    known = [
-        (part.bound_j, part.energy_j)
-        for part in summed
-        if part.provenance is Provenance.MEASURED and part.bound_j is not None and part.energy_j is not None
-    ]
-    energy_j = sum(energy_j for _, energy_j in known)
-    if not known or energy_j <= 0:
-        return None
-    return sum(bound_j for bound_j, _ in known) / energy_j
-
-
-def repetitions_for(trial: Trial, window_error: float) -> int:
-    """How many calls a window must hold for its bound to be below `window_error`, from what one held.
-
-    The bound is of the window's edges, so its share of the energy falls as the window grows.
-    """
-    most = max(1, math.floor(LONGEST_WINDOW_S / trial.runtime_s)) if trial.runtime_s > 0 else 1
-    rel = bound_rel(trial.domains)
-    too_short = [part for part in trial.domains if (part.reason or "").startswith(TOO_SHORT)]
-    # A domain without an energy has no share: the window grows until there is one. One that has an energy,
-    # however little, is in the share: a part that idles must not stretch every window.
-    if any(part.energy_j is None for part in too_short) or (too_short and rel is None):
-        factor = float(_GROWTH)
-    else:
-        factor = 1.0 if rel is None else rel / window_error
-    wanted = trial.repetitions if factor <= 1 else math.ceil(_MARGIN * factor * trial.repetitions)
-    return max(trial.repetitions, min(wanted, _GROWTH * trial.repetitions, most))
 
 
 def _trial(index: int, window: Window, repetitions: int, tokens: int | None, found: dict[str, Any]) -> Trial:

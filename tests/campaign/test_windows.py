@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
+from pytest_llmenergy.campaign.repetitions import LONGEST_WINDOW_S, repetitions_for
 from pytest_llmenergy.campaign.stopping import StopRule
-from pytest_llmenergy.campaign.trials import LONGEST_WINDOW_S, Trials, Warmup, repetitions_for, run_trials
+from pytest_llmenergy.campaign.trials import Trials, Warmup, run_trials
 from pytest_llmenergy.meters.nvml import open_nvml
 from pytest_llmenergy.meters.window import Meters
 from pytest_llmenergy.records import DomainEnergy, Provenance, Trial
