@@ -290,15 +290,25 @@ class Runner:
     @contextlib.contextmanager
     def window(self, label: str, *, test: str | None = None) -> Iterator[Window]:
         """Meter one block; what it cost is kept even when it raises."""
+        cut_short: str | None = None
         with contextlib.ExitStack() as stack:
             window = stack.enter_context(self._meters.window(label))
             try:
                 with self.interrupts.allowed():
                     yield window
+            except BaseException as error:
+                cut_short = describe_error(error)
+                raise
             finally:
                 stack.close()  # closes the window, so that its figures are there
                 self._keep_window(
-                    WindowRecord(label=label, runtime_s=window.runtime_s, domains=window.domains, test=test)
+                    WindowRecord(
+                        label=label,
+                        runtime_s=window.runtime_s,
+                        domains=window.domains,
+                        error=cut_short,
+                        test=test,
+                    )
                 )
 
     def _keep_window(self, record: WindowRecord) -> WindowRecord:

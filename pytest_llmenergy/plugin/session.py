@@ -155,6 +155,10 @@ class MeasuringSession:
 
     def fixture(self, request: pytest.FixtureRequest) -> Energy:
         """The `energy` of one test."""
+        with self._interrupts.held():
+            return self._fixture(request)
+
+    def _fixture(self, request: pytest.FixtureRequest) -> Energy:
         if self._runner is None:  # no test names the fixture: this one asks for it as it runs
             try:
                 self._open(request.session)
@@ -181,18 +185,19 @@ class MeasuringSession:
         benchmark.register(request, record, again=id(record) in self._registered)
         self._registered.add(id(record))
 
-    @pytest.hookimpl(wrapper=True)
-    def pytest_pyfunc_call(self) -> Generator[None, object, object]:
-        """Let an interrupt end the test that runs, at once."""
+    @pytest.hookimpl(wrapper=True, trylast=True)  # around the fixtures alone, and no other plugin's books
+    def pytest_runtest_setup(self) -> Generator[None, object, object]:
+        """Let an interrupt end a fixture, at once: it may be loading a model of the user's."""
         with self._interrupts.allowed():
             return (yield)
 
-    @pytest.hookimpl(wrapper=True)
+    @pytest.hookimpl(wrapper=True, trylast=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:
-        """Hold a test of any kind to its budget."""
+        """Let an interrupt end a test of any kind, at once, and hold it to its budget."""
         lines = self._lines()
         try:
-            result = yield
+            with self._interrupts.allowed():
+                result = yield
         finally:
             # A sweep's cell that an earlier test has measured has its line above.
             if self._lines() > lines or (item.nodeid in self._energies and plan.place_of(item) is not None):

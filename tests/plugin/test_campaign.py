@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from typing import Any
 
 import pytest
+
+QUIET = ("-pno:hypothesispytest", "-pno:benchmark", "-pno:codspeed")
 
 
 def true_gpu_energy_j(tokens_in: int, tokens_out: int, batch_size: int) -> float:
@@ -182,11 +185,10 @@ def test_other_processes_are_refused_however_they_are_asked_for(
 
 def apart(project: Any, *args: str) -> pytest.RunResult:
     """Run the token grid in a process of its own, which signals may end."""
-    quiet = ("-pno:cacheprovider", "-pno:hypothesispytest", "-pno:benchmark", "-pno:codspeed")
     switches = ("--llm-energy", "--llm-energy-meters=replay:replay.toml", "--llm-energy-results=out")
     bench = project.bench() + "/test_token_grid.py"
     result: pytest.RunResult = project.pytester.runpytest_subprocess(
-        *quiet, *switches, "--models=m-one", bench, *args
+        "-pno:cacheprovider", *QUIET, *switches, "--models=m-one", bench, *args
     )
     return result
 
@@ -253,6 +255,52 @@ def test_whoever_asks_twice_at_the_end_is_not_kept_waiting(project: Any) -> None
     result.stdout.fnmatch_lines(["ERROR: interrupted at the end: the journal holds all that was measured."])
     assert "Traceback" not in result.stdout.str() + result.stderr.str()
     assert project.journal().read_text().count('"event":"cell"') == 6
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        """
+        @pytest.fixture
+        def model():
+            interrupted()
+        def test_first(energy, model):
+            pass
+        """,
+        """
+        class TestFirst(unittest.TestCase):
+            @pytest.fixture(autouse=True)
+            def given(self, energy):
+                pass
+            def test_first(self):
+                interrupted()
+        """,
+        """
+        def test_first(energy):
+            with energy.window("long"):
+                interrupted()
+        """,
+    ],
+    ids=["a fixture that loads a model", "a unittest", "a window"],
+)
+def test_an_interrupt_ends_at_once_what_a_user_waits_for(project: Any, content: str) -> None:
+    """Once is enough, wherever the time goes; nothing after it runs."""
+    head = """
+        import os, pathlib, signal, unittest
+        import pytest
+        def interrupted():
+            os.kill(os.getpid(), signal.SIGINT)
+            pathlib.Path("reached").touch()
+    """
+    test = project.pytester.makepyfile(textwrap.dedent(head) + textwrap.dedent(content))
+    switches = ("-pno:cacheprovider", *QUIET, "--llm-energy", "--llm-energy-meters=estimate")
+    result = project.pytester.runpytest_subprocess(*switches, "--llm-energy-results=out", test)
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    result.stdout.fnmatch_lines(["*KeyboardInterrupt*"])
+    assert not (project.pytester.path / "reached").exists()
+    if "window" in content:
+        (window,) = project.results()["windows"]
+        assert window["error"] == "interrupted"
 
 
 def test_an_interrupted_cell_is_shown_as_interrupted(project: Any) -> None:

@@ -48,7 +48,7 @@ def test_a_block_is_metered_once_and_nests(project: Any) -> None:
 
 
 def test_a_block_that_raises_is_metered_all_the_same(project: Any) -> None:
-    """The test fails with its own error, and its window is kept."""
+    """The test fails with its own error, and its window is kept as one that was cut short."""
     project.pytester.makepyfile(
         """
         def test_mine(energy):
@@ -59,7 +59,9 @@ def test_a_block_that_raises_is_metered_all_the_same(project: Any) -> None:
     result = project.run("--models", "m-one")
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["E*RuntimeError: mine"])
-    assert project.results()["windows"][0]["runtime_s"] is not None
+    (window,) = project.results()["windows"]
+    assert (window["runtime_s"] is None, window["error"]) == (False, "RuntimeError: mine")
+    result.stdout.fnmatch_lines(["breaks: RuntimeError: mine"])
 
 
 @pytest.mark.parametrize(
