@@ -142,8 +142,9 @@ class TickTracker:
     def _learn(self, now_s: float) -> None:
         """Take the period from the first ticks, if they come at even times."""
         assert self._began_s is not None
-        span_s = self._ticks[-1].time_s - self._ticks[0].time_s if self._ticks else 0.0
-        if len(self._ticks) <= _LEARN_TICKS or span_s < _LEARN_S:
+        # Not of the ticks that are kept: so many fast ones never span it.
+        span_s = self._learned[-1][0] - self._learned[0][0] if self._learned else 0.0
+        if len(self._learned) <= _LEARN_TICKS or span_s < _LEARN_S:
             if now_s - self._began_s > _LONGEST_PERIOD_S * (_LEARN_TICKS + 1):
                 self.problem = f"fewer than {_LEARN_TICKS} ticks in {now_s - self._began_s:.0f} s"
             return
@@ -151,7 +152,7 @@ class TickTracker:
         period_s = sum(spans) / len(spans)
         slack_s = _JITTER * period_s + 2 * max(tick.uncertainty_s for tick in self._ticks)
         if period_s < _SHORTEST_PERIOD_S:
-            self.problem = f"it ticks every {period_s * 1e3:.1f} ms, too fast to follow"
+            self.problem = f"it ticks every {period_s * 1e3:.1f} ms or faster, too fast to follow"
         elif any(abs(span_s - period_s) > slack_s for span_s in spans):
             self.problem = "its ticks do not come at even times"
         self._phase = Phase.of_first(self._learned)

@@ -154,8 +154,15 @@ def test_99_of_100_windows_are_within_their_bound_also_where_the_looks_come_late
     assert sum(is_within(case.found, case.truth_j) for case in cases) >= 0.99 * len(cases)
 
 
-@pytest.mark.parametrize("kind", ["frozen", "uneven", "fast"])
-def test_a_counter_whose_ticks_are_not_even_is_not_followed(kind: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "problem"),
+    [
+        ("frozen", "fewer than 5 ticks in 6 s"),
+        ("uneven", "its ticks do not come at even times"),
+        ("fast", "it ticks every 3.0 ms or faster, too fast to follow"),
+    ],
+)
+def test_a_counter_whose_ticks_are_not_even_is_not_followed(kind: str, problem: str) -> None:
     source = random.Random(4)
     times_s = [0.0]
     while times_s[-1] < 30:
@@ -168,8 +175,19 @@ def test_a_counter_whose_ticks_are_not_even_is_not_followed(kind: str) -> None:
     )
     scheduler.add(tracker.run)
     scheduler.advance(8)
-    assert tracker.problem is not None
+    assert tracker.problem == problem
     assert tracker.edge() is None
+
+
+def test_a_counter_that_ticks_every_9_ms_is_followed() -> None:
+    """Its ticks are kept for less time than its period is learned from."""
+    scheduler = ManualScheduler()
+    counter = LatchedCounter(PowerCurve([(0, 100)]), 0.009, 0.001)
+    tracker = TickTracker(lambda: counter.energy_j(scheduler.now_s), scheduler.clock)
+    scheduler.add(tracker.run)
+    scheduler.advance(1)
+    assert tracker.problem is None
+    assert tracker.period_s == pytest.approx(0.009, rel=0.01)
 
 
 @settings(max_examples=40, deadline=None)
