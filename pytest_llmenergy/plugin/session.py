@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -143,7 +144,9 @@ class MeasuringSession:
         Raises:
             LLMEnergyError: one of them cannot be had; nothing has been measured.
         """
-        for signum in (signal.SIGINT, signal.SIGTERM):
+        # Where pytest runs in another thread, interrupts are its caller's.
+        is_ours = threading.current_thread() is threading.main_thread()
+        for signum in (signal.SIGINT, signal.SIGTERM) if is_ours else ():
             self._handlers[signum] = signal.signal(signum, lambda _signum, _frame: self._interrupt(session))
         self._progress = Progress(self._config, kv_cache=self._settings.kv_cache)
         self._runner = runner = open_campaign(self._settings, self._progress, self._interrupts)

@@ -121,6 +121,16 @@ def test_a_part_that_idles_does_not_stretch_the_window() -> None:
     assert repetitions_for(alone, 0.02) > 1
 
 
+def test_an_estimate_does_not_stretch_the_window() -> None:
+    """No number of calls makes a model of the hardware any surer."""
+    measured = trial(2.0, 600.0, 3.0)
+    estimate = DomainEnergy(
+        domain="cpu:package-0", energy_j=10.0, bound_j=100.0, provenance=Provenance.ESTIMATED
+    )
+    both = msgspec.structs.replace(measured, domains=(*measured.domains, estimate))
+    assert repetitions_for(both, 0.02) == repetitions_for(measured, 0.02) == 1
+
+
 def disturbed(library: NvmlDouble, flags: Callable[[float], tuple[str, ...]]) -> Trials:
     calls = Calls(library, "power 0 0 300", self_check_s=2.0)
 

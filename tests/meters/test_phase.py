@@ -73,3 +73,31 @@ def test_a_tick_far_from_where_it_was_due_starts_anew() -> None:
     phase.see(1.138, 1.14)
     assert (phase.low_s, phase.high_s) == (1.138, 1.14)
     assert math.isclose(phase.period_s, 0.1, rel_tol=0.01)
+
+
+@pytest.mark.parametrize("jitter_s", [0.0, 0.0001])
+def test_a_tick_is_within_its_limits_for_long_though_no_clock_is_steady(jitter_s: float) -> None:
+    """The period grows by 100 ppm and goes back; the limits stay narrow."""
+    source = random.Random(8)
+    ticks_s = [0.0]
+    for number in range(20_000):
+        period_s = 0.02 * (1 + 1e-4 * math.sin(number / 3000))
+        ticks_s.append(ticks_s[-1] + period_s)
+    off_s = [source.uniform(-jitter_s, jitter_s) for _ in ticks_s]
+    true_s = [at_s + one_s for at_s, one_s in zip(ticks_s, off_s, strict=True)]
+    sightings = [(at_s - source.uniform(0, 0.002), at_s + source.uniform(0, 0.002)) for at_s in true_s]
+    phase = Phase.of_first(sightings[:6])
+    outside, widths_s = 0, []
+    for at_s, sighting in zip(true_s[6:], sightings[6:], strict=True):
+        phase.see(*sighting)
+        outside += not phase.low_s - 1e-9 <= at_s <= phase.high_s + 1e-9
+        widths_s.append(phase.high_s - phase.low_s)
+    assert outside <= 0.001 * len(widths_s)
+    assert sum(widths_s) / len(widths_s) < 0.0015  # the looks leave 2 ms open
+
+
+def test_after_a_pause_in_which_ticks_cannot_be_counted_nothing_is_learned_of_the_period() -> None:
+    """100 periods of 99.2 ms would be 99 of 100.2 ms, and the ticks after them come before that."""
+    phase = Phase(0.999, 1.001, (0.099, 0.101))
+    phase.see(10.919, 10.921)
+    assert phase.due_after(11.05) <= 10.92 + 2 * 0.0992

@@ -179,6 +179,20 @@ def test_a_counter_whose_ticks_are_not_even_is_not_followed(kind: str, problem: 
     assert tracker.edge() is None
 
 
+def test_a_tick_that_may_be_either_of_two_tells_no_power() -> None:
+    """The look after it came just when the next was due: its time is known to a period, and says so."""
+    now_s = 0.0
+    tracker = TickTracker(lambda: float((now_s + 0.05) // 0.1), lambda: now_s)
+    while now_s < 3.0:
+        now_s = tracker.run(now_s)
+    assert tracker.ticks[-1].is_seen
+    now_s = round((now_s + 0.15) / 0.1) * 0.1 + 0.0501
+    tracker.run(now_s)
+    last = tracker.ticks[-1]
+    assert not last.is_seen
+    assert last.uncertainty_s == pytest.approx(0.05, abs=0.005)
+
+
 def test_a_counter_that_ticks_every_9_ms_is_followed() -> None:
     """Its ticks are kept for less time than its period is learned from."""
     scheduler = ManualScheduler()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import textwrap
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -301,6 +302,14 @@ def test_an_interrupt_ends_at_once_what_a_user_waits_for(project: Any, content: 
     if "window" in content:
         (window,) = project.results()["windows"]
         assert window["error"] == "interrupted"
+
+
+def test_pytest_may_run_in_any_thread(project: Any) -> None:
+    """Only the main one may have handlers of signals."""
+    with ThreadPoolExecutor(1) as other:
+        result = other.submit(project.run, project.bench(), "--models", "m-one").result()
+    result.assert_outcomes(passed=11)
+    assert project.results()["complete"] is True
 
 
 def test_an_interrupted_cell_is_shown_as_interrupted(project: Any) -> None:
