@@ -78,6 +78,28 @@ def test_a_bounded_fit_is_the_best_that_is_not_negative() -> None:
     assert loss(ours.coefficients * length) <= best.fun * (1 + 1e-9)
 
 
+def test_no_coefficient_at_zero_wants_to_leave_it() -> None:
+    """Karush, Kuhn and Tucker's conditions, on columns of which one put to zero may have to come back."""
+    bounded = 0
+    for seed in range(800):
+        source = np.random.default_rng(seed)
+        rows = source.uniform(0, 1, (source.integers(6, 30), source.integers(3, 6))) ** (1 + seed % 4)
+        rows /= np.linalg.norm(rows, axis=0)
+        start = np.linalg.lstsq(rows, np.ones(len(rows)))[0]
+        cut = 2 * float(np.median(np.abs(1 - rows @ start)))
+        robust = Huber(rows, cut)
+        free = robust.fit(start)
+        if free.min() >= 0:
+            continue
+        bounded += 1
+        found = robust.fit_nonnegative(free)
+        pull = np.clip(1 - rows @ found, -cut, cut) @ rows
+        assert found.min() >= 0
+        assert pull.max() < 1e-6
+        assert np.abs(pull[found > 0]).max() < 1e-6
+    assert bounded > 100
+
+
 def _bounded(seed: int) -> np.ndarray:
     return _costs(seed, noise=0.15, terms=(4.0, 0.03, 0.0))
 

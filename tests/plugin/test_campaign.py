@@ -304,6 +304,35 @@ def test_an_interrupt_ends_at_once_what_a_user_waits_for(project: Any, content: 
         assert window["error"] == "interrupted"
 
 
+def test_an_interrupt_while_the_campaign_is_opened_leaves_the_former_one_in_its_place(project: Any) -> None:
+    """Where a test asks for the fixture as it runs, the campaign begins in the midst of the test."""
+    test = project.pytester.makepyfile(
+        """
+        def test_first(request):
+            request.getfixturevalue("energy")(int)
+        """
+    )
+    switches = ("-pno:cacheprovider", *QUIET, "--llm-energy", "--llm-energy-meters=replay:replay.toml")
+    args = (*switches, "--llm-energy-results=out", test)
+    assert project.pytester.runpytest_subprocess(*args).ret == 0
+    former = project.results()
+    project.pytester.makeconftest(
+        """
+        import os, signal
+        from pytest_llmenergy.campaign import runner
+        open_folder = runner.open_folder
+        def interrupted(*args):
+            folder = open_folder(*args)
+            os.kill(os.getpid(), signal.SIGINT)
+            return folder
+        runner.open_folder = interrupted
+        """
+    )
+    assert project.pytester.runpytest_subprocess(*args).ret == pytest.ExitCode.INTERRUPTED
+    assert project.results() == former
+    assert not (project.pytester.path / "out" / "former-1").exists()
+
+
 def test_pytest_may_run_in_any_thread(project: Any) -> None:
     """Only the main one may have handlers of signals."""
     with ThreadPoolExecutor(1) as other:

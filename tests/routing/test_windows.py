@@ -60,6 +60,24 @@ def test_windows_a_query_may_use_run_from_arrival_to_deadline(timed):
     assert rows == {(5, 0, 0), (5, 0, 1), (5, 1, 2), (8, 2, 2), (8, 0, 2)}
 
 
+def test_a_query_may_start_at_its_deadline_and_no_earlier_than_it_arrives(tmp_path, windows):
+    """A window that begins at the deadline will do; one that ends at the arrival will not."""
+    path = tmp_path / "edges.csv"
+    path.write_text("tokens_in,tokens_out,arrival_s,deadline_s\n5,100,0,100\n8,40,100,150\n")
+    found = read_timed_workload(path, windows)
+    assert sorted(zip(found.first.tolist(), found.last.tolist(), strict=True)) == [(0, 1), (1, 1)]
+
+
+def test_below_zero_too_the_lowest_price_is_the_best(hosts, timed, tmp_path):
+    """At noon the grid pays whoever takes its energy."""
+    path = tmp_path / "negative.csv"
+    path.write_text("start_s,end_s,price_per_kwh\n0,100,-0.1\n100,200,-0.3\n200,300,-0.2\n")
+    negative = read_windows(path)
+    plan = plan_in_windows(free(hosts, timed), timed, negative, 1.0, Limits())
+    assert plan.flow.sum(axis=(0, 2)).tolist() == [1, 3, 1]
+    assert plan.cost < plan.cost_at_once < 0
+
+
 def test_a_row_that_counts_for_many_is_many(tmp_path, windows, hosts):
     """In the plan's sums as in the file it writes."""
     path = tmp_path / "counted.csv"
