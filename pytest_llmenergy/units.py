@@ -45,19 +45,9 @@ def kilowatt_hours_from_joules(energy_j: float) -> float:
     return energy_j / (_HOUR_S * 1e3)
 
 
-def gigabytes_from_bytes(size_b: float) -> float:
-    """1 GB is 10^9 bytes, as Table 1 and the makers of GPUs count."""
-    return size_b / 1e9
-
-
 def bytes_from_gigabytes(size_gb: float) -> float:
     """1 GB is 10^9 bytes."""
     return size_gb * 1e9
-
-
-def joules_from_kilowatt_hours(energy_kwh: float) -> float:
-    """1 kWh is 3.6 MJ."""
-    return energy_kwh * (_HOUR_S * 1e3)
 
 
 def parse_energy(text: str) -> float:

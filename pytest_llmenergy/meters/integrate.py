@@ -21,11 +21,6 @@ class Bounded:
     energy_j: float
     bound_j: float
 
-    @property
-    def is_too_short(self) -> bool:
-        """Whether the reading cannot be told from nothing: the window is too short for its source."""
-        return self.bound_j >= self.energy_j
-
 
 def modular_difference(before: int, after: int, modulus: int) -> int:
     """How far a counter that wraps at `modulus` went, if it wrapped at most once."""
@@ -38,24 +33,6 @@ def latched_difference(energy_j: float, *, update_period_s: float, power_cap_w: 
     For any phase the error lies between -U P(end) and +U P(start), so +-U times the highest power holds.
     """
     return Bounded(energy_j, update_period_s * power_cap_w)
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """A constant power over (start_s, end_s]."""
-
-    start_s: float
-    end_s: float
-    power_w: float
-
-
-def energy_of_steps(steps: Sequence[Step], start_s: float, end_s: float) -> float:
-    """Sum over the steps of power times their overlap with the window (Wilkins et al., section 3.2.2)."""
-    return sum(
-        step.power_w * overlap
-        for step in steps
-        if (overlap := min(step.end_s, end_s) - max(step.start_s, start_s)) > 0
-    )
 
 
 @dataclass(frozen=True, slots=True)

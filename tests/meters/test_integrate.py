@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_llmenergy.meters.integrate import (
-    Bounded,
     PowerSample,
     integrate_power,
     latched_difference,
@@ -122,10 +121,3 @@ def test_a_counter_read_at_least_once_a_round_never_gives_a_negative_or_a_jump(
         counted += modular_difference(last, true % modulus, modulus)
         last = true % modulus
     assert counted == true
-
-
-@pytest.mark.parametrize(("energy_j", "bound_j", "short"), [(1, 2, True), (0, 0, True), (5, 2, False)])
-def test_an_energy_that_cannot_be_told_from_nothing_is_too_short(
-    energy_j: float, bound_j: float, *, short: bool
-) -> None:
-    assert Bounded(energy_j, bound_j).is_too_short is short

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from pytest_llmenergy.records import Cell
 
 BUDGET_SCHEMA = "llmenergy.budget/1"
-BUDGET_NAME = "llmenergy-budget.toml"
 _DIGITS = 4
 
 
