@@ -12,7 +12,10 @@ from statsmodels.stats.multitest import multipletests
 
 from pytest_llmenergy.analysis.gate import evidence as gate
 from pytest_llmenergy.analysis.gate.evidence import Evidence, holm, of_mean, prior, welch
+from pytest_llmenergy.analysis.gate.readings import Reading, Session
 from pytest_llmenergy.analysis.gate.routes import CellEvidence, Route, spreads
+from pytest_llmenergy.analysis.gate.sessions import assumed_spread_evidence
+from pytest_llmenergy.records import Campaign
 from tests.doubles.noisy_machine import cells
 
 
@@ -163,3 +166,34 @@ def test_heads_whose_trials_stray_more_than_sessions_do_say_less():
     spiked = spread.evidence(heads=1, trials_own=(0.03**2, 4), trials_shared=(0.03**2, 4)).absolute
     assert spiked.own.se**2 == pytest.approx(of_sessions / 10 + 0.03**2)
     assert spiked.own.df < quiet.own.df
+
+
+def session_of(readings):
+    return Session(
+        name="made up",
+        campaign=Campaign(cells=()),
+        readings={cell: Reading(logs=tuple(logs)) for cell, logs in readings.items()},
+    )
+
+
+def test_a_session_is_as_sure_as_its_trials_and_several_are_surer():
+    """The mean of B sessions of n trials of variance v has v / (B n), and of the assumed spread s^2 / B."""
+    cell = cells(1)[0]
+    logs = [-0.02, 0.0, 0.02]  # of variance 0.0004
+    for bases, heads in ((1, 1), (2, 1), (2, 4)):
+        found = assumed_spread_evidence(
+            [session_of({cell: logs})] * bases, [session_of({cell: logs})] * heads, 0.01
+        )
+        expected = (0.0004 / 3 + 0.01**2) * (1 / bases + 1 / heads)
+        assert found.cells[cell].absolute.own.se ** 2 == pytest.approx(expected)
+
+
+def test_a_cell_that_rose_in_a_small_grid_does_not_hide_itself():
+    """How far cells stray is seen in the others: here not at all, and for the others a lot."""
+    three = cells(3)
+    exact, rose = [0.0, 0.0], [0.3, 0.3]
+    base = session_of(dict.fromkeys(three, exact))
+    head = session_of({three[0]: rose, three[1]: exact, three[2]: exact})
+    found = assumed_spread_evidence([base], [head], 0.01)
+    assert found.cells[three[0]].absolute.own.se == pytest.approx(0.01 * 2**0.5)
+    assert found.cells[three[1]].absolute.own.se > 0.2

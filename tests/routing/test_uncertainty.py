@@ -83,6 +83,16 @@ def test_a_coin_toss_grows_with_the_error(hosts, workload):
     assert tosses[0] < tosses[1] < tosses[2] == workload.queries
 
 
+def test_a_class_that_the_plan_divides_is_a_coin_toss_at_its_prices(hosts, workload):
+    """However sure the fits are: it goes to two models since they are worth the same."""
+    workload = replace(workload, counts=7 * workload.counts)
+    problem, point = planned(unsure(hosts, 1e-6), workload)
+    divided = (point.solution.flow > 0).sum(axis=0) > 1
+    assert divided.any()
+    toss = coin_toss(problem, point.solution, 0.3, 0.95)
+    assert workload.counts[divided].sum() <= toss.queries < 0.5 * workload.queries
+
+
 def test_a_relative_residual_is_a_part_of_what_is_predicted(hosts, workload):
     """A fit of relative errors that is 10 % off a class is 10 % of that class's energy off."""
     fits = [
