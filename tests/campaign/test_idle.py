@@ -60,6 +60,15 @@ def test_idle_power_is_measured_before_and_after_each_model(tmp_path: Path) -> N
     assert sum(isinstance(event, IdleDone) for event in events) == 2
 
 
+def test_a_model_that_was_never_called_has_no_power_at_rest_after(tmp_path: Path) -> None:
+    """A cell that cannot be asked of it ended the session; nothing has warmed anything up."""
+    runner = open_campaign(settings(tmp_path))
+    runner._models.load("m")
+    runner.finish(complete=True)
+    events, _ = read_journal(tmp_path / "out" / JOURNAL_NAME)
+    assert [event.idle["when"] for event in events if isinstance(event, IdleDone)] == ["before"]
+
+
 def test_it_can_be_switched_off(tmp_path: Path) -> None:
     campaign = run(tmp_path, idle_s=0.0)
     assert campaign.models[0].idle == ()
