@@ -32,7 +32,8 @@ def opened(runner: Runner) -> list[str]:
     if runner.kept is not None:
         lines.append(f"a former campaign was kept in {runner.kept}")
     if runner.resumed_cells:
-        lines.append(f"resuming: {runner.resumed_cells} cells were measured before")
+        cells = "1 cell was" if runner.resumed_cells == 1 else f"{runner.resumed_cells} cells were"
+        lines.append(f"resuming: {cells} measured before")
     return lines
 
 

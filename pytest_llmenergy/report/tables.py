@@ -213,7 +213,8 @@ def _notes(campaign: Campaign) -> list[str]:
     measured: list[CellRecord | WindowRecord] = [*campaign.cells, *campaign.windows]
     excluded = sum(trial.excluded not in (None, PHASES) for one in measured for trial in one.trials)
     if excluded:
-        notes.append(f"{excluded} trials were excluded; results.json says why.")
+        trials = "1 trial was" if excluded == 1 else f"{excluded} trials were"
+        notes.append(f"{trials} excluded; results.json says why.")
     failed = [one for one in measured if one.error is not None]
     notes += [f"{one.label}: {one.error}" for one in failed]
     disturbed = [cell for cell in campaign.cells if any(t.counts and t.flags for t in cell.trials)]

@@ -122,7 +122,7 @@ def test_a_torn_last_line_is_cut_and_its_cell_measured_again(project: Any) -> No
     content = project.journal().read_bytes()
     project.journal().write_bytes(content[:-40])
     result = project.run(project.bench() + "/test_token_grid.py", "--models", "m-one", "--llm-energy-resume")
-    result.stdout.fnmatch_lines(["resuming: 1 cells were measured before"])
+    result.stdout.fnmatch_lines(["resuming: 1 cell was measured before"])
     assert len(project.results()["cells"]) == 6
     for line in project.journal().read_text().splitlines():
         json.loads(line)
