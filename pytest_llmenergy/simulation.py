@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from pytest_llmenergy.errors import DocumentError, RequestError
+from pytest_llmenergy.errors import DocumentError, RequestError, unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -103,7 +103,7 @@ def read_replay(path: Path) -> Replay:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
         replay = msgspec.convert(document, Replay)
     except OSError as error:
-        raise DocumentError(path, f"cannot be read ({error.strerror}).", "Check the path.") from error
+        raise unreadable(path, error) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
         raise DocumentError(path, f"is not a replay file: {error}.", "See docs/replay.md.") from error
     if replay.schema != REPLAY_SCHEMA:

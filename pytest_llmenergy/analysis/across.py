@@ -78,7 +78,7 @@ def sizes(observations: Observations, given: Mapping[str, Size]) -> dict[str, Si
     found = {}
     for model in observations.cells["model"].unique(maintain_order=True).to_list():
         active = observations.active_parameters.get(model)
-        preset = presets.PRESETS.get(model)
+        preset = presets.known_as(model)
         if model in given:
             found[model] = given[model]
         elif active is not None:

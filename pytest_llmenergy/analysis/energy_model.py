@@ -176,7 +176,11 @@ def _from_json(path: Path, content: bytes) -> Iterator[EnergyModel]:
     try:
         schema = msgspec.json.decode(content, type=dict[str, Any]).get("schema")
         if schema != FITS_SCHEMA:
-            raise DocumentError(path, f"has schema {schema!r}; this version reads {FITS_SCHEMA!r}.")
+            raise DocumentError(
+                path,
+                f"has schema {schema!r}; this version reads {FITS_SCHEMA!r}.",
+                "Make one of results with `llmenergy-report fit RESULTS --json FITS`.",
+            )
         document = msgspec.json.decode(content, type=_Document)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise DocumentError(path, f"is not a fits document: {error}.") from error

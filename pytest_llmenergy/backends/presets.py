@@ -340,13 +340,15 @@ def find(name: str) -> Preset:
     )
 
 
-def accuracy(name: str) -> float | None:
-    """A_K as a fraction (the paper's Table 1); None where nobody has said.
-
-    Takes the preset's name, its hub id, or the name in the spelling of Table 1, such as `Llama-2 (7B)`.
-    """
+def known_as(name: str) -> Preset | None:
+    """The preset of that name, hub id, or name in the spelling of the paper's Table 1: `Llama-2 (7B)`."""
     plain = re.sub(r"[ ()]+", "-", name).strip("-").lower()
-    for preset in _ALL:
-        if preset.accuracy_pct is not None and (plain == preset.name or name == preset.hub_id):
-            return units.fraction_from_percent(preset.accuracy_pct)
-    return None
+    return next((preset for preset in _ALL if plain == preset.name or name == preset.hub_id), None)
+
+
+def accuracy(name: str) -> float | None:
+    """A_K as a fraction (the paper's Table 1); None where nobody has said."""
+    preset = known_as(name)
+    if preset is None or preset.accuracy_pct is None:
+        return None
+    return units.fraction_from_percent(preset.accuracy_pct)

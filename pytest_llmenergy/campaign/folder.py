@@ -34,7 +34,7 @@ class Folder:
     events: tuple[Event, ...] = ()  # of the sessions before, where it is gone on with
     kept: Path | None = None  # where a former campaign of the same folder went
 
-    def put_back(self) -> None:
+    def put_back(self, observer: Observer) -> None:
         """Give the former campaign its place again, where nothing was measured in its stead."""
         if self.kept is None:
             return
@@ -42,6 +42,7 @@ class Folder:
             for path in self.kept.iterdir():
                 path.replace(self.path / path.name)
             self.kept.rmdir()
+            observer.notice(f"the former campaign is back in {self.path}")
 
 
 def open_folder(settings: Settings, environment: Environment, observer: Observer) -> Folder:

@@ -68,6 +68,9 @@ def decode(path: Path, text: bytes, kind: type[T]) -> T:
         document = msgspec.json.decode(text, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         _refuse_other_schema(path, text)
+        if not text.strip():
+            remedy = "Measure again, or go on with --llm-energy-resume."
+            raise DocumentError(path, "is empty.", remedy) from error
         place, remedy = _place(text, str(error))
         if path.suffix == ".csv":
             remedy = "Make one of a table with `llmenergy-report import`."

@@ -348,7 +348,7 @@ class Runner:
             finally:
                 campaign = self._write(complete=complete)
                 if campaign.is_empty:
-                    self._folder.put_back()
+                    self._folder.put_back(self._observer)
         return campaign
 
     def _write(self, *, complete: bool) -> Campaign:

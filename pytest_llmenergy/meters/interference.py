@@ -119,6 +119,8 @@ class CpuWatch:
         scheduler.add(self._look)
 
     def _look(self, now_s: float) -> float:
+        if self._last is not None and now_s - self._last.time_s < _SHORTEST_S:
+            return self._last.time_s + _LOOK_S  # nothing could be told of so short a time
         busy_s = self._machine.busy_s_by_cpu()
         own_s = tree_busy_s(self._machine.proc, os.getpid())
         load = CpuLoad(now_s, sum(busy_s.values()), own_s, len(busy_s))
@@ -136,7 +138,7 @@ class CpuWatch:
         return self._scheduler.clock()
 
     def end(self, mark: float) -> tuple[str, ...]:
-        """The worst load from outside over a second that lies at least half inside the window."""
+        """The worst load from outside over a time that the window shares: half of it, or of the window."""
         now_s = self._scheduler.clock()
         if self._last is None or now_s - self._last.time_s > _FRESH_S:
             self._look(now_s)
@@ -144,9 +146,15 @@ class CpuWatch:
         found = [
             sight.outside_cpus
             for sight in tuple(self._seen)  # the sampler adds to them
-            if min(now_s, sight.time_s) - max(mark, sight.since_s) >= (sight.time_s - sight.since_s) / 2
+            if self._is_beside(sight, mark, now_s)
         ]
         return (f"cpu: {max(found):.1f} of {cpus} CPUs busy with other processes",) if found else ()
+
+    def _is_beside(self, sight: CpuSight, start_s: float, end_s: float) -> bool:
+        # What was going on at the last look goes on: a window may be shorter than the time between two looks.
+        is_latest = self._last is not None and sight.time_s >= self._last.time_s
+        shared_s = (end_s if is_latest else min(end_s, sight.time_s)) - max(start_s, sight.since_s)
+        return shared_s >= min(sight.time_s - sight.since_s, end_s - start_s) / 2
 
 
 def outside_load(before: CpuLoad, after: CpuLoad) -> float:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pytest_llmenergy.records import CellRecord, Trial
 
 _WIDTH = 79  # one less than a terminal's 80, so that no line wraps by itself
+_SILENCE_S = 60.0  # for so long nothing is said of the trials where lines cannot be rewritten
 
 
 class Progress:
@@ -38,7 +39,7 @@ class Progress:
         self._total = 0
         self._done_cost = 0.0
         self._spent_s = 0.0
-        self._began_s = time.monotonic()
+        self._began_s = self._said_s = time.monotonic()
         self.cells_shown = 0  # lines that stay
 
     def plan(self, places: Sequence[Place]) -> None:
@@ -48,7 +49,10 @@ class Progress:
 
     def loading(self, model: str) -> None:
         """A model is being loaded."""
-        self._overwrite(f"loading {model} ...")
+        if self._live:
+            self._overwrite(f"loading {model} ...")
+        else:
+            self._line(f"loading {model} ...")
 
     def begins(self, place: Place) -> None:
         """A cell is about to be measured."""
@@ -109,6 +113,8 @@ class Progress:
 
     def _overwrite(self, text: str) -> None:
         if not self._live:
+            if time.monotonic() - self._said_s >= _SILENCE_S:  # a log shows that it goes on
+                self._line(text)
             return
 
         def write() -> None:
@@ -120,6 +126,8 @@ class Progress:
         self._write(write)
 
     def _line(self, text: str) -> None:
+        self._said_s = time.monotonic()
+
         def write() -> None:
             if self._is_rewriting:
                 self._erase()

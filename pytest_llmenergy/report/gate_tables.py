@@ -40,7 +40,17 @@ _MODES = {
 def headline(report: GateReport) -> str:
     """The verdict in one line."""
     counts = ", ".join(f"{count} {verdict.value}" for verdict in _ORDER if (count := report.count(verdict)))
-    return f"{report.verdict.value.upper()}: {counts or 'no cells'}"
+    return f"{report.verdict.value.upper()}: {counts or 'no cells'}{_of_grids(report)}"
+
+
+def _of_grids(report: GateReport) -> str:
+    """What the models' grids say, where cells alone do not tell the verdict."""
+    failing = [grid.model for grid in report.grids if grid.outcome.verdict is Verdict.FAIL]
+    if failing and not report.count(Verdict.FAIL):
+        return f"; over its whole grid {', '.join(failing)} fails"
+    if report.grids and report.verdict is RunVerdict.PASS and report.count(Verdict.INCONCLUSIVE):
+        return "; over its whole grid every model passes"
+    return ""
 
 
 def summary_lines(report: GateReport) -> list[str]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from pytest_llmenergy.records import DOES_NOT_FIT, PHASES, Campaign, CellRecord, Provenance, WindowRecord
 from pytest_llmenergy.units import (
     UNKNOWN,
+    format_count,
     format_energy,
     format_percent,
     format_power,
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 WIDTH = 80
 _WHY = {DOES_NOT_FIT: "no room", "interrupted": "interrupted"}
+_MOST_NAMED = 3  # cells in one note
 
 
 def render(tables: Iterable[Table | str], *, width: int = WIDTH) -> list[str]:
@@ -202,6 +205,14 @@ def _domains(measured: CellRecord | WindowRecord) -> tuple[DomainEnergy, ...]:
     return measured.trials[-1].domains if measured.trials else ()
 
 
+def _disturbance(cell: CellRecord) -> str:
+    """What disturbed most of a cell's trials."""
+    flags = Counter(flag for trial in cell.trials if trial.counts for flag in trial.flags)
+    share = sum(bool(trial.flags) for trial in cell.trials if trial.counts)
+    told = f"{share} of {format_count(sum(t.counts for t in cell.trials), 'trial', 'trials')}"
+    return f"{cell.model} {cell.tokens_in}->{cell.tokens_out} in {told} ({flags.most_common(1)[0][0]})"
+
+
 def _notes(campaign: Campaign) -> list[str]:
     notes = []
     capped = sum(cell.stop is not None and cell.stop.reason == "max-trials" for cell in campaign.cells)
@@ -219,10 +230,10 @@ def _notes(campaign: Campaign) -> list[str]:
     notes += [f"{one.label}: {one.error}" for one in failed]
     disturbed = [cell for cell in campaign.cells if any(t.counts and t.flags for t in cell.trials)]
     if disturbed:
-        notes.append(
-            f"{len(disturbed)} of {len(campaign.cells)} cells were disturbed while they were measured; each "
-            "trial's flags say by what."
-        )
+        named = "; ".join(map(_disturbance, disturbed[:_MOST_NAMED]))
+        more = "; ..." if len(disturbed) > _MOST_NAMED else "."
+        cells = format_count(len(campaign.cells), "cell", "cells")
+        notes.append(f"Disturbed while it was measured, {len(disturbed)} of {cells}: {named}{more}")
     estimated = any(part.provenance is Provenance.ESTIMATED for one in measured for part in _domains(one))
     if estimated:
         notes.append(

@@ -91,3 +91,38 @@ def test_the_words_tell_how_many_cpus(tmp_path: Path, scheduler: ManualScheduler
     mark = watch.begin()
     scheduler.advance(3)
     assert watch.end(mark) == ()
+
+
+def test_a_window_shorter_than_the_time_between_two_looks_is_flagged_too(
+    tmp_path: Path, scheduler: ManualScheduler
+) -> None:
+    """Every one of the calls of 0.1 s beside a process that keeps both CPUs busy; none before, none after."""
+    own = tmp_path / str(os.getpid())
+    own.mkdir()
+    (own / "stat").write_text(f"{os.getpid()} (a) b) S " + "0 " * 40)
+    stat, ticks = tmp_path / "stat", 0
+
+    def let(seconds: float, *, busy: bool) -> None:
+        nonlocal ticks
+        for _ in range(round(100 * seconds)):
+            ticks += busy
+            stat.write_text("".join(f"cpu{n} {ticks} 0 0 0 0 0 0 0 0 0\n" for n in (0, 1)))
+            scheduler.advance(0.01)
+
+    let(0.01, busy=False)
+    watch = CpuWatch(Machine(proc=tmp_path), scheduler)
+
+    def windows(count: int, *, busy: bool) -> list[tuple[str, ...]]:
+        found = []
+        for _ in range(count):
+            mark = watch.begin()
+            let(0.1, busy=busy)
+            found.append(watch.end(mark))
+        return found
+
+    let(0.3, busy=False)
+    assert set(windows(25, busy=False)) == {()}
+    let(0.3, busy=True)
+    assert () not in windows(25, busy=True)
+    let(2.0, busy=False)
+    assert set(windows(25, busy=False)) == {()}

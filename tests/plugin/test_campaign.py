@@ -387,7 +387,9 @@ def test_a_test_without_a_line_of_its_own_has_its_dot(project: Any) -> None:
     )
     result = project.run("--models", "m-one")
     result.assert_outcomes(passed=4)
-    result.stdout.fnmatch_lines(["*..", "[[]1/1[]] m-one *", ". *[[]100%[]]"], consecutive=True)
+    result.stdout.fnmatch_lines(
+        ["*..", "loading m-one ...", "[[]1/1[]] m-one *", ". *[[]100%[]]"], consecutive=True
+    )
 
 
 def test_no_time_is_promised_from_cells_that_failed(project: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -82,9 +82,10 @@ def test_a_note_counts_the_cells_that_were_disturbed_while_they_were_measured() 
     cap = ("gpu:0: power cap",)
     condition = cell(1, 8, trials(flags=cap))
     repeated = cell(1, 16, (*trials(), *trials(flags=cap, excluded="disturbed: gpu:0: power cap")))
-    note = " were disturbed while they were measured; each"
-    (said,) = (line for line in lines(Campaign(cells=(condition, repeated, cell(1, 32)))) if note in line)
-    assert said.startswith("1 of 3 cells")
+    note = "Disturbed while it was measured, "
+    said = " ".join(lines(Campaign(cells=(condition, repeated, cell(1, 32)))))
+    trials_each = len(condition.trials)
+    assert f"{note}1 of 3 cells: m 8->10 in {trials_each} of {trials_each} trials (gpu:0: power cap)." in said
     assert not any("disturbed" in line for line in lines(Campaign(cells=(repeated, cell(1, 32)))))
     capped = msgspec.structs.replace(repeated, tokens_in=64)
     assert not any(note in line for line in lines(Campaign(cells=(capped,))))

@@ -112,7 +112,8 @@ def hold(budgets: Budgets, session: Session) -> tuple[BudgetOutcome, ...]:
             if provenance is not budget.provenance:
                 raise RequestError(
                     f"the budget of {budget.model} is of {budget.provenance.value} energy, {session.name} "
-                    f"has {provenance.value} energy: they are not held against each other."
+                    f"has {provenance.value} energy: they are not held against each other. Is the budget of "
+                    f'such energy, write provenance = "{provenance.value}" in it.'
                 )
         outcomes.append(
             BudgetOutcome(
