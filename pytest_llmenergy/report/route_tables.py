@@ -45,6 +45,12 @@ def _head(document: Mapping[str, Any]) -> Iterator[str]:
     if batches:
         told = ", ".join(str(batch) for batch in sorted(batches))
         yield f"A query is one of the {told} sequences of a fitted call, and costs its part of it."
+    if any(fit["batch_size"] is None for fit in document["fits"]):
+        yield "Where a fit does not say its batch, a query is taken for a whole call."
+    if len({fit["batch_size"] for fit in document["fits"]}) > 1:
+        yield "Warning: the fits are of different batch sizes."
+    if len({fit["kv_cache"] for fit in document["fits"]}) > 1:
+        yield "Warning: the fits are of different generation modes (KV cache on, off, or not said)."
     if document.get("lengths_from"):
         yield "tokens_out is not known: energies and accuracies are expectations."
     outside = document["queries_outside_fitted_range"]

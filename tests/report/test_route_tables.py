@@ -16,7 +16,7 @@ def document(**changes):
         "queries_outside_fitted_range": 0,
         "pairs_of_negative_energy": 0,
         "confidence": 0.95,
-        "fits": [{"model": "small", "batch_size": None, "provenance": None}],
+        "fits": [{"model": "small", "batch_size": 1, "kv_cache": None, "provenance": None}],
         "points": [point()],
         "baselines": [],
         **changes,
@@ -141,3 +141,15 @@ def test_a_demand_that_is_just_met_reads_in_wh():
     lines = render_plan(document(points=[point(energy_bound_j=7_199.0)]))
     text = " ".join(lines)
     assert "needs less than 1.9997222 Wh (this one: 2.0000000 Wh)" in " ".join(text.split())
+
+
+def test_fits_that_are_not_of_one_kind_are_told():
+    """What a query is differs with the batch, and what it costs with the cache."""
+    small = {"model": "small", "batch_size": 32, "kv_cache": False, "provenance": None}
+    alike = render_plan(document(fits=[small, {**small, "model": "large"}]))
+    assert not any("different" in line for line in alike[1:])
+    other = {"model": "large", "batch_size": None, "kv_cache": True, "provenance": None}
+    text = " ".join(" ".join(render_plan(document(fits=[small, other]))).split())
+    assert "Where a fit does not say its batch, a query is taken for a whole call." in text
+    assert "Warning: the fits are of different batch sizes." in text
+    assert "Warning: the fits are of different generation modes" in text
