@@ -75,6 +75,7 @@ def from_tidy(path: Path, index: int) -> Part:
         "runtime_s",
         pl.lit(value=False).alias("gpu_estimated"),
         pl.lit(value=False).alias("cpu_estimated"),
+        pl.lit(value=False).alias("disturbed"),
     )
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     return Part(
@@ -101,6 +102,7 @@ class _Trial(msgspec.Struct, frozen=True, gc=False):
     domains: tuple[_Domain, ...]
     warmup: bool = False
     excluded: str | None = None
+    flags: tuple[str, ...] = ()
 
 
 class _Cell(msgspec.Struct, frozen=True):
@@ -164,7 +166,7 @@ def from_results(path: Path, index: int) -> Part:
     _refuse_impossible(path, cells, trials)
     return Part(
         cells=cells,
-        trials=trials.select("cell", "trial", *METRICS, "gpu_estimated", "cpu_estimated"),
+        trials=trials.select("cell", "trial", *METRICS, "gpu_estimated", "cpu_estimated", "disturbed"),
         document=Document(path=str(path), sha256=hashlib.sha256(text).hexdigest(), fingerprint=fingerprint),
         active_parameters={m.model: m.active_parameters for m in document.models if m.active_parameters},
         parameters={m.model: m.parameters for m in document.models if m.parameters},
@@ -215,6 +217,7 @@ class _Sums:
         self._numbers = array("q")
         self._columns = {name: array("d") for name in METRICS}
         self._estimated = {"gpu_estimated": array("b"), "cpu_estimated": array("b")}
+        self._disturbed = array("b")
         self._plans: dict[_Layout, _Plan] = {}
 
     def add(self, trials: Sequence[_Trial]) -> None:
@@ -250,6 +253,7 @@ class _Sums:
             self._columns[name].extend(columns[0] if columns else [np.nan] * len(trials))
         self._numbers.extend([trial.index for trial in trials])
         self._columns["runtime_s"].extend([trial.runtime_s for trial in trials])
+        self._disturbed.extend([bool(trial.flags) for trial in trials])
         for name, is_estimated in zip(self._estimated, plan.estimated, strict=True):
             self._estimated[name].extend([is_estimated] * len(trials))
 
@@ -280,6 +284,6 @@ class _Sums:
             *(pl.col(name).fill_nan(None) for name in METRICS),
             *(
                 pl.Series(name, np.frombuffer(values, dtype=np.int8).astype(bool), dtype=pl.Boolean)
-                for name, values in self._estimated.items()
+                for name, values in (*self._estimated.items(), ("disturbed", self._disturbed))
             ),
         )

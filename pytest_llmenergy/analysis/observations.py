@@ -16,6 +16,7 @@ from pytest_llmenergy.analysis.documents import CELL, Document, Part, from_resul
 from pytest_llmenergy.analysis.energy_model import METRICS
 from pytest_llmenergy.campaign.tidy import REPEATS
 from pytest_llmenergy.errors import DocumentError, RequestError
+from pytest_llmenergy.units import format_count
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -27,7 +28,9 @@ class Observations:
     """Cells and their counted trials."""
 
     cells: pl.DataFrame  # one row a cell, the columns of CELL and `documents` (indices); id = row
-    trials: pl.DataFrame  # `cell` (id), METRICS (null: unknown) and `gpu_estimated`, `cpu_estimated`
+    trials: (
+        pl.DataFrame
+    )  # `cell` (id), METRICS (null: unknown) and `gpu_estimated`, `cpu_estimated`, `disturbed`
     documents: tuple[Document, ...]
     active_parameters: dict[str, int] = field(default_factory=dict)  # by model, where documents say so
     parameters: dict[str, int] = field(default_factory=dict)
@@ -48,11 +51,20 @@ class Observations:
     @property
     def notes(self) -> tuple[str, ...]:
         """What to bear in mind of how they were put together."""
+        notes = []
         pooled = int((self.cells["documents"].list.len() > 1).sum())
-        if not pooled:
-            return ()
-        stand = "cell stands" if pooled == 1 else "cells stand"
-        return (f"{pooled} {stand} in several documents: their trials are taken together.",)
+        if pooled:
+            stand = "cell stands" if pooled == 1 else "cells stand"
+            notes.append(f"{pooled} {stand} in several documents: their trials are taken together.")
+        disturbed = self.trials.filter("disturbed")["cell"].n_unique()
+        if disturbed:
+            have = "has" if disturbed == 1 else "have"
+            notes.append(
+                f"{disturbed} of {format_count(self.cells.height, 'cell', 'cells')} {have} trials that "
+                "something disturbed; "
+                "`llmenergy-report summary` says what."
+            )
+        return tuple(notes)
 
     def select(
         self,

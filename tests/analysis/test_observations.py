@@ -82,6 +82,16 @@ def test_trials_of_one_cell_may_have_other_domains(tmp_path: Path) -> None:
     assert read.trials["cpu_estimated"].to_list() == [True, False]
 
 
+def test_cells_that_something_disturbed_are_counted(tmp_path: Path) -> None:
+    """Of trials that count; without one, nothing is said."""
+    path = _edited(tmp_path / "results.json", flags=["cpu: 1.7 of 2 CPUs busy with other processes"])
+    read = observations.read([path])
+    assert read.trials["disturbed"].to_list() == [True, False]
+    (note,) = read.notes
+    assert note.startswith("1 of 1 cell has trials that something disturbed;")
+    assert observations.read([_edited(tmp_path / "results.json")]).notes == ()
+
+
 def test_a_table_and_its_document_are_the_same_observations(tmp_path: Path) -> None:
     """Analysing TIDY.csv directly and by way of `import` gives the same trials."""
     from pytest_llmenergy.campaign.imported import document
