@@ -11,6 +11,7 @@ from pytest_llmenergy.campaign.grid import Place
 from pytest_llmenergy.campaign.summary import summarise
 from pytest_llmenergy.campaign.trials import Split, Trials, Warmup, run_trials
 from pytest_llmenergy.environment import system_name
+from pytest_llmenergy.errors import RequestError
 from pytest_llmenergy.records import DOES_NOT_FIT, Cell, CellRecord, Environment, Stop
 
 if TYPE_CHECKING:
@@ -145,3 +146,13 @@ def _record(asked: Asked, cell: Cell, trials: Trials, stop: Stop | None) -> Cell
 def _of_trial(physics: dict[str, Any]) -> dict[str, Any]:
     """What of a call's physics differs from trial to trial; the rest stands in the cell once."""
     return {name: physics[name] for name in ("flops_per_s", "mfu") if physics.get("mfu") is not None}
+
+
+def refuse_no_count(name: str, count: object) -> None:
+    """Token counts and batch sizes are whole numbers from 1 on.
+
+    Raises:
+        RequestError: this one is not.
+    """
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise RequestError(f"{name} must be a whole number of at least 1, not {count!r}.")

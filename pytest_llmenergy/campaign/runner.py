@@ -12,6 +12,7 @@ from pytest_llmenergy.campaign.cell import (
     broken_off,
     describe_error,
     measure_cell,
+    refuse_no_count,
     without_room,
 )
 from pytest_llmenergy.campaign.folder import TRACE_NAME, open_folder
@@ -29,23 +30,24 @@ from pytest_llmenergy.campaign.journal import (
 from pytest_llmenergy.campaign.models import Models
 from pytest_llmenergy.campaign.observer import Observer, Silent
 from pytest_llmenergy.campaign.results import RESULTS_NAME, write_atomically, write_results
-from pytest_llmenergy.campaign.summary import summarise, with_net
-from pytest_llmenergy.campaign.trials import Trials, Warmup, run_trials
-from pytest_llmenergy.errors import DoesNotFitError, RequestError
-from pytest_llmenergy.records import Campaign, Cell, CellRecord, Trial, WindowRecord
+from pytest_llmenergy.campaign.summary import with_net
+from pytest_llmenergy.campaign.trials import Trials
+from pytest_llmenergy.campaign.windows import Windows
+from pytest_llmenergy.errors import DoesNotFitError
+from pytest_llmenergy.records import Campaign, Cell, CellRecord, Trial
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from pytest_llmenergy.backends import Backend
     from pytest_llmenergy.campaign.settings import Settings
-    from pytest_llmenergy.meters.window import Meters, Window
+    from pytest_llmenergy.meters.window import Meters
     from pytest_llmenergy.records import Environment
 
 
 class Runner:
-    """Measures cells, callables and blocks, and writes the results document."""
+    """Measures cells, has callables and blocks measured, and writes the results document."""
 
     def __init__(
         self,
@@ -87,7 +89,13 @@ class Runner:
             observer=self._observer,
         )
         self._cells: dict[_Key, CellRecord] = {}
-        self._windows: list[WindowRecord] = []
+        self.windows = Windows(
+            settings,
+            meters=meters,
+            interrupts=self.interrupts,
+            note=self._note,
+            observer=self._observer,
+        )
         self._interrupted: CellRecord | None = None
         self._folder = open_folder(settings, environment, self._observer)
         self._journal = self._folder.journal
@@ -157,7 +165,7 @@ class Runner:
         """
         batch_size = self.settings.batch_size if batch_size is None else batch_size
         for name, count in (("tokens_in", tokens_in), ("tokens_out", tokens_out), ("batch_size", batch_size)):
-            _refuse_no_count(name, count)
+            refuse_no_count(name, count)
         kv_cache = self.settings.kv_cache if kv_cache is None else kv_cache
         work = Work(
             tokens_in=tokens_in,
@@ -217,105 +225,6 @@ class Runner:
         self._observer.ends(Place(record.model, record.tokens_in, record.tokens_out), record)
         return record
 
-    # Windows outside cells
-
-    def measure(
-        self,
-        call: Callable[[], Any],
-        *,
-        label: str,
-        tokens_generated: int | None = None,
-        test: str | None = None,
-    ) -> WindowRecord:
-        """Measure any callable until the stopping rule says so; the first call is a warm-up.
-
-        Args:
-            call: takes nothing; what it returns is dropped.
-            label: its name in the results.
-            tokens_generated: by one call, over its whole batch, where it generates tokens.
-            test: the test that asked.
-        """
-        __tracebackhide__ = True  # what a callable raises is its own
-        if tokens_generated is not None:
-            _refuse_no_count("tokens_out", tokens_generated)
-
-        def dropping() -> None:
-            __tracebackhide__ = True
-            call()
-
-        seen = Trials(self.settings.rule)
-
-        def note(trials: Trials, trial: Trial) -> None:
-            nonlocal seen
-            seen = trials
-            self._journal.append(TrialDone(cell=label, trial=trial))
-            self._observer.trial(trials, trial)
-
-        def record() -> WindowRecord:
-            counted = seen.counted
-            summary = summarise(
-                seen.trials, tokens_generated=tokens_generated, confidence=self.settings.rule.confidence
-            )
-            return WindowRecord(
-                label=label,
-                runtime_s=summary.runtime_s,
-                domains=counted[-1].domains if counted else (),
-                tokens_generated=tokens_generated,
-                trials=tuple(seen.trials),
-                stop=seen.stop,
-                summary=summary,
-                error=seen.error,
-                test=test,
-            )
-
-        try:
-            run_trials(
-                dropping,
-                meters=self._meters,
-                rule=self.settings.rule,
-                verify=lambda _: tokens_generated,
-                warmups=(Warmup(),),
-                window_error=self.settings.window_error,
-                on_trial=note,
-                working=self.interrupts.allowed,
-            )
-        except BaseException as error:
-            reason = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-            seen.error = describe_error(error)
-            seen.stop = seen.stopped(reason)
-            self._keep_window(record())
-            raise
-        return self._keep_window(record())
-
-    @contextlib.contextmanager
-    def window(self, label: str, *, test: str | None = None) -> Iterator[Window]:
-        """Meter one block; what it cost is kept even when it raises."""
-        cut_short: str | None = None
-        with contextlib.ExitStack() as stack:
-            window = stack.enter_context(self._meters.window(label))
-            try:
-                with self.interrupts.allowed():
-                    yield window
-            except BaseException as error:
-                cut_short = describe_error(error)
-                raise
-            finally:
-                stack.close()  # closes the window, so that its figures are there
-                self._keep_window(
-                    WindowRecord(
-                        label=label,
-                        runtime_s=window.runtime_s,
-                        domains=window.domains,
-                        error=cut_short,
-                        test=test,
-                    )
-                )
-
-    def _keep_window(self, record: WindowRecord) -> WindowRecord:
-        self._windows.append(record)
-        self._journal.append(WindowDone(record=record))
-        return record
-
     # The end
 
     def campaign(self, *, complete: bool) -> Campaign:
@@ -331,7 +240,7 @@ class Runner:
             settings=self.settings.as_document(),
             models=tuple(self._models.records.values()),
             cells=tuple(cells),
-            windows=tuple(self._windows),
+            windows=tuple(self.windows.records),
         )
 
     def finish(self, *, complete: bool) -> Campaign:
@@ -387,8 +296,3 @@ class _Key(NamedTuple):
 
 def _key_of(cell: Cell) -> _Key:
     return _Key(cell.model, cell.tokens_in, cell.tokens_out, cell.batch_size, cell.kv_cache)
-
-
-def _refuse_no_count(name: str, count: object) -> None:
-    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-        raise RequestError(f"{name} must be a whole number of at least 1, not {count!r}.")

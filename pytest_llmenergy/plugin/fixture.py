@@ -88,7 +88,7 @@ class Energy:
         if not callable(function):
             pytest.fail(f"energy(...) measures a callable, not {function!r}.", pytrace=False)
         with self._keeping_books():
-            record = self._runner.measure(
+            record = self._runner.windows.measure(
                 functools.partial(function, *args, **kwargs),
                 label=label or self._request.node.name,
                 tokens_generated=tokens_out,
@@ -100,7 +100,7 @@ class Energy:
     def window(self, label: str) -> Iterator[Window]:
         """Meter one block, once; the figures are on the window when it has closed."""
         with self._runner.interrupts.held():
-            with self._runner.window(label, test=self._request.node.nodeid) as window:
+            with self._runner.windows.block(label, test=self._request.node.nodeid) as window:
                 yield window
             self.measured.append(_in_window(label, window))
 

@@ -111,6 +111,6 @@ def test_an_interrupt_in_a_call_ends_the_call(machine: Machine) -> None:
         raise AssertionError("not reached")
 
     with pytest.raises(KeyboardInterrupt):
-        runner.measure(call, label="mine")
+        runner.windows.measure(call, label="mine")
     (window,) = runner.finish(complete=False).windows
     assert window.error == "interrupted"

@@ -58,7 +58,7 @@ def test_the_rules_confidence_is_that_of_every_interval(tmp_path: Path, confiden
     rule = StopRule(ci_abs_s=None, ci_rel=None, confidence=confidence, min_trials=4)
     runner = machine.runner(rule=rule, idle_s=0.0)
     cell = runner.cell("a", 8, 4)
-    window = runner.measure(
+    window = runner.windows.measure(
         lambda: machine.world.call("a", 8, 4, 1, kv_cache=False), label="w", tokens_generated=128
     )
     runner.finish(complete=True)
@@ -109,7 +109,7 @@ def test_a_token_count_that_is_none_is_refused_with_one_message(
 def test_a_callables_token_count_is_refused_likewise(machine: Machine, count: Any) -> None:
     runner = machine.runner()
     with pytest.raises(RequestError, match="must be a whole number of at least 1"):
-        runner.measure(lambda: None, label="w", tokens_generated=count)
+        runner.windows.measure(lambda: None, label="w", tokens_generated=count)
     runner.finish(complete=False)
 
 
@@ -245,7 +245,7 @@ def test_the_trials_of_a_measured_callable_are_in_the_journal_as_they_come(machi
         seen.append(len(trials_of(machine, "mine")))
         machine.world.idle(1.0)
 
-    record = runner.measure(call, label="mine")
+    record = runner.windows.measure(call, label="mine")
     assert seen == [0, 1, 2, 3, 4, 5]
     assert trials_of(machine, "mine") == list(record.trials)
     runner.finish(complete=True)
@@ -270,7 +270,7 @@ def test_a_callable_that_breaks_off_in_its_fifth_call_keeps_what_was_measured(
         machine.world.idle(2.0)
 
     with pytest.raises(type(error)):
-        runner.measure(call, label="mine")
+        runner.windows.measure(call, label="mine")
     runner.finish(complete=False)
     (window,) = read_results(machine.folder).windows
     assert (window.label, window.error, window.stop.reason, window.stop.trials) == ("mine", said, reason, 3)

@@ -335,5 +335,5 @@ def test_a_callable_that_raises_is_shown_without_our_frames(project: Any) -> Non
     result = project.run("--models", "m-one")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines(["*ValueError: mine"])
-    for ours in ("fixture.py", "runner.py", "trials.py"):
+    for ours in ("fixture.py", "windows.py", "trials.py"):
         assert ours not in result.stdout.str()
