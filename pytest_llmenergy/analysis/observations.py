@@ -28,9 +28,7 @@ class Observations:
     """Cells and their counted trials."""
 
     cells: pl.DataFrame  # one row a cell, the columns of CELL and `documents` (indices); id = row
-    trials: (
-        pl.DataFrame
-    )  # `cell` (id), METRICS (null: unknown) and `gpu_estimated`, `cpu_estimated`, `disturbed`
+    trials: pl.DataFrame  # `cell` (id), METRICS (null: unknown), `{gpu,cpu}_estimated`, `disturbed`
     documents: tuple[Document, ...]
     active_parameters: dict[str, int] = field(default_factory=dict)  # by model, where documents say so
     parameters: dict[str, int] = field(default_factory=dict)
@@ -61,8 +59,7 @@ class Observations:
             have = "has" if disturbed == 1 else "have"
             notes.append(
                 f"{disturbed} of {format_count(self.cells.height, 'cell', 'cells')} {have} trials that "
-                "something disturbed; "
-                "`llmenergy-report summary` says what."
+                "something disturbed; `llmenergy-report summary` says what."
             )
         return tuple(notes)
 

@@ -76,6 +76,12 @@ def test_one_dense_model_is_no_line(tmp_path: Path) -> None:
             across(fits, {"small": Size(active=1e9, total=1e9), "mixture": mixture})
 
 
+def test_a_size_is_known_by_the_papers_spelling_too(tmp_path: Path) -> None:
+    """As `route` knows the accuracy: `Mistral (7B)` is the preset mistral-7b."""
+    read = observations.read([scripted(tmp_path / "r.json", models=("Mistral (7B)",), scales=(1,))])
+    assert sizes(read, {})["Mistral (7B)"].total == 7_241_732_096
+
+
 def test_a_token_is_one_sequence_s(tmp_path: Path) -> None:
     """A call moves the whole batch: its cost is divided by all the tokens that it generates."""
     models = {"models": ("a", "b"), "scales": (1, 2), "active_parameters": (10**9, 2 * 10**9)}

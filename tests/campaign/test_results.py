@@ -69,8 +69,9 @@ def test_damaged_files_are_refused(tmp_path: Path, content: bytes) -> None:
     """Never a traceback."""
     path = tmp_path / "r.json"
     path.write_bytes(content)
-    with pytest.raises(DocumentError, match=r"r\.json"):
+    with pytest.raises(DocumentError, match=r"r\.json") as refused:
         read_results(path)
+    assert ("is empty. Measure again" in str(refused.value)) is (content == b"")
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:

@@ -475,6 +475,10 @@ def test_a_run_that_measures_nothing_leaves_the_former_results_where_they_were(p
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert (project.pytester.path / "out" / "results.json").read_bytes() == before
     assert not list((project.pytester.path / "out").glob("former-*"))
+    project.pytester.makepyfile("def test_none(energy): raise ValueError")
+    result = project.run("--models", "m-one", "-k", "test_none")
+    kept = "a former campaign was kept in out/former-1"
+    result.stdout.fnmatch_lines([kept, "the former campaign is back in out"])
 
 
 def test_an_interrupt_while_the_meters_are_opened_measures_nothing(project: Any) -> None:
