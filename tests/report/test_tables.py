@@ -8,7 +8,7 @@ import msgspec
 
 from pytest_llmenergy.campaign.summary import summarise
 from pytest_llmenergy.records import Campaign, CellRecord, Trial, WindowRecord
-from pytest_llmenergy.report.tables import render, summary_tables
+from pytest_llmenergy.report.tables import plain_table, render, summary_tables
 from tests.doubles.windows import LOST, gpu
 
 if TYPE_CHECKING:
@@ -89,3 +89,13 @@ def test_a_note_counts_the_cells_that_were_disturbed_while_they_were_measured() 
     assert not any("disturbed" in line for line in lines(Campaign(cells=(repeated, cell(1, 32)))))
     capped = msgspec.structs.replace(repeated, tokens_in=64)
     assert not any(note in line for line in lines(Campaign(cells=(capped,))))
+
+
+def test_a_blank_line_stands_between_text_and_a_table() -> None:
+    """One, whoever yields them; none before the first table."""
+    table = plain_table("title", "a wide column")
+    table.add_row("1")
+    printed = render([table, "a note", table])
+    first, second = (n for n, line in enumerate(printed) if line == "title")
+    assert first == 0
+    assert printed[second - 2 : second] == ["a note", ""]
